@@ -1,0 +1,109 @@
+"""Settings of a training run, one frozen dataclass a concern.
+
+Each field's `help` metadata, with its unit, becomes the help of its flag.
+"""
+
+import dataclasses
+from typing import Any
+
+from esmm_tf.errors import UserError
+
+
+def setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A002 - a flag's word
+    """Returns a dataclass field whose flag shows `help`."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def _check_above(item: Any, bound: float, *names: str) -> None:
+    for name in names:
+        value = getattr(item, name)
+        if not value > bound:
+            raise UserError(f"--{name} is {value}. Give a number above {bound}.")
+
+
+def _check_at_least_zero(item: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(item, name)
+        if value < 0:
+            raise UserError(f"--{name} is {value}. Give 0 or more.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the model; the defaults are the paper's."""
+
+    embedding_dim: int = setting(18, help="width of embedding tables that set none in the schema")
+    hidden_units: tuple[int, ...] = setting(
+        (360, 200, 80), help="units of each hidden layer of a tower, comma-separated"
+    )
+    ctr_loss_weight: float = setting(1.0, help="weight of the click loss")
+    ctcvr_loss_weight: float = setting(1.0, help="weight of the click-and-conversion loss")
+
+    def __post_init__(self) -> None:
+        _check_above(self, 0, "embedding_dim")
+        _check_at_least_zero(self, "ctr_loss_weight", "ctcvr_loss_weight")
+        if any(units <= 0 for units in self.hidden_units):
+            raise UserError(f"--hidden_units is {self.hidden_units}. Give numbers above 0.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Settings of row-wise Adam; the defaults are the paper's."""
+
+    learning_rate: float = setting(0.001, help="step size of Adam")
+    beta_1: float = setting(0.9, help="decay of Adam's first moment, in [0, 1)")
+    beta_2: float = setting(0.999, help="decay of Adam's second moment, in [0, 1)")
+    epsilon: float = setting(1e-8, help="Adam's epsilon")
+
+    def __post_init__(self) -> None:
+        _check_above(self, 0, "learning_rate", "epsilon")
+        for name in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name} is {getattr(self, name)}. Give a number in [0, 1).")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How records become batches."""
+
+    batch_size: int = setting(1024, help="impressions in a batch, at most; groups stay whole")
+    shuffle_buffer: int = setting(10000, help="groups held for shuffling; 0 keeps the file order")
+    num_readers: int = setting(4, help="shards read at once")
+
+    def __post_init__(self) -> None:
+        _check_above(self, 0, "batch_size", "num_readers")
+        _check_at_least_zero(self, "shuffle_buffer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What to train on, for how long, and where to put it."""
+
+    train_files: str = setting(
+        help="records to train on: files or globs, comma-separated, or a data set's directory, "
+        "which stands for its split 'train'"
+    )
+    model_dir: str = setting(help="directory for checkpoints, TensorBoard logs and settings")
+    validation_files: str = setting(
+        "", help="records to validate on after each epoch; a directory stands for its split "
+        "'validation'"
+    )
+    schema: str = setting("", help="schema file; by default schema.toml beside the records")
+    epochs: int = setting(1, help="passes over the training records")
+    early_stopping_patience: int = setting(
+        0,
+        help="epochs without a lower validation loss before training stops; 0 trains them all",
+    )
+    seed: int = setting(1, help="seed of initial values and shuffling")
+    deterministic: bool = setting(
+        False, help="bit-identical reruns on the same machine, at some cost in speed"
+    )
+
+    def __post_init__(self) -> None:
+        _check_above(self, 0, "epochs")
+        _check_at_least_zero(self, "early_stopping_patience", "seed")
+        if self.early_stopping_patience and not self.validation_files:
+            raise UserError(
+                f"--early_stopping_patience is {self.early_stopping_patience} and there are no "
+                "--validation_files to watch. Give some, or leave out the patience."
+            )

@@ -1,0 +1,163 @@
+"""Feature columns: a feature's raw values into table rows and weights, or into a number.
+
+The same ops run in training and in the exported graph, so that a value meets the same row in both.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from esmm_tf import keys
+from esmm_tf.schema import (
+    INT64,
+    BucketizedColumn,
+    Feature,
+    HashBucketColumn,
+    IdentityColumn,
+    NumericColumn,
+    Schema,
+    VocabularyColumn,
+)
+
+
+class Tokens(NamedTuple):
+    """Table rows of one feature, int64 ragged `[rows, values]`, and their weights if it has any."""
+
+    ids: tf.RaggedTensor
+    weights: tf.RaggedTensor | None
+
+
+def build_inputs(schema: Schema) -> dict[str, Any]:
+    """Returns the model's symbolic inputs, keyed as `records.parse_groups` keys its features."""
+    inputs = {
+        keys.GROUP_INDEX: tf_keras.Input(shape=(), dtype=tf.int64, name=keys.GROUP_INDEX)
+    }
+    for feature in schema.features:
+        name = re.sub(r"[^A-Za-z0-9_.]", "_", feature.name)
+        if isinstance(feature.column, NumericColumn):
+            inputs[feature.name] = tf_keras.Input(shape=(), dtype=tf.float32, name=name)
+            continue
+        inputs[feature.name] = tf_keras.Input((None,), dtype=feature.dtype, name=name, ragged=True)
+        if feature.weighted:
+            inputs[feature.name + keys.WEIGHT_SUFFIX] = tf_keras.Input(
+                (None,), dtype=tf.float32, name=f"{name}_weight", ragged=True
+            )
+    return inputs
+
+
+def scale_numeric(feature: Feature, values: tf.Tensor) -> tf.Tensor:
+    """Returns float32 `[rows, 1]`, or `[rows, 2]` with an indicator of missing values.
+
+    Args:
+      feature: a feature with a numeric column.
+      values: float32 `[rows]`, NaN where missing. A missing value enters as 0 after scaling.
+    """
+    column = feature.column
+    if not isinstance(column, NumericColumn):
+        raise TypeError(f"Feature {feature.name!r} has no numeric column.")
+    is_missing = tf.math.is_nan(values)
+    if column.scaling == "log":
+        values = tf.sign(values) * tf.math.log1p(tf.abs(values))
+    elif column.scaling == "standard":
+        values = (values - column.mean) / column.stddev
+    scaled = tf.where(is_missing, 0.0, values)[:, tf.newaxis]
+    if feature.missing != "indicator":
+        return scaled
+    return tf.concat([scaled, tf.cast(is_missing, tf.float32)[:, tf.newaxis]], axis=1)
+
+
+class CategoricalReader(tf.Module):
+    """Reads the values of one categorical feature as tokens."""
+
+    def __init__(self, feature: Feature) -> None:
+        super().__init__()
+        self._feature = feature
+        self._lookup = None
+        if isinstance(feature.column, VocabularyColumn):
+            self._lookup = _build_lookup(feature.column, feature.dtype)
+
+    def __call__(
+        self, values: tf.RaggedTensor, weights: tf.RaggedTensor | None = None
+    ) -> Tokens:
+        """Returns the tokens.
+
+        Args:
+          values: ragged `[rows, values]` of the feature's dtype.
+          weights: ragged float32, the same shape, for a weighted feature.
+
+        A value that is dropped leaves its row's other values as they are. A row without values is
+        empty, or holds the row for missing values with weight 1.
+        """
+        is_empty = tf.equal(values.row_lengths(), 0)
+        ids, known = self._ids(values.flat_values)
+        ids = values.with_flat_values(ids)
+        if known is not None:
+            mask = values.with_flat_values(known)
+            ids = tf.ragged.boolean_mask(ids, mask)
+            weights = weights if weights is None else tf.ragged.boolean_mask(weights, mask)
+        if self._feature.missing == "embed":
+            row = tf.cast(self._feature.num_rows - 1, tf.int64)
+            ids = _append(ids, row, is_empty)
+            weights = weights if weights is None else _append(weights, 1.0, is_empty)
+        return Tokens(ids, weights)
+
+    def _ids(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Returns the rows of flat values, and which of them to keep if not all."""
+        column = self._feature.column
+        if isinstance(column, IdentityColumn):
+            known = (values >= 0) & (values < column.vocabulary_size)
+            ids = tf.where(known, values, column.vocabulary_size)
+            return ids, known if column.out_of_vocabulary == "drop" else None
+        if isinstance(column, HashBucketColumn):
+            return _hash(values, column.hash_buckets), None
+        if isinstance(column, BucketizedColumn):
+            values = tf.cast(values, tf.float32)
+            boundaries = tf.constant(column.boundaries, tf.float32)
+            buckets = tf.searchsorted(boundaries, values, side="right", out_type=tf.int64)
+            return buckets, tf.math.is_finite(values)
+        if not isinstance(column, VocabularyColumn) or self._lookup is None:
+            raise TypeError(f"Feature {self._feature.name!r} is not categorical.")
+        ids = self._lookup.lookup(values)
+        if column.out_of_vocabulary == "drop":
+            return ids, ids >= 0
+        if column.out_of_vocabulary == "hash":
+            bucket = column.vocabulary_size + _hash(values, column.oov_buckets)
+            return tf.where(ids < 0, bucket, ids), None
+        return tf.where(ids < 0, tf.cast(column.vocabulary_size, tf.int64), ids), None
+
+
+def _build_lookup(column: VocabularyColumn, dtype: str) -> tf.lookup.StaticHashTable:
+    if column.file is not None:
+        initializer = tf.lookup.TextFileInitializer(
+            column.file,
+            key_dtype=tf.dtypes.as_dtype(dtype),
+            key_index=tf.lookup.TextFileIndex.WHOLE_LINE,
+            value_dtype=tf.int64,
+            value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
+        )
+    else:
+        initializer = tf.lookup.KeyValueTensorInitializer(
+            keys=np.array(column.values, dtype=np.int64 if dtype == INT64 else object),
+            values=np.arange(len(column.values), dtype=np.int64),
+        )
+    return tf.lookup.StaticHashTable(initializer, default_value=-1)
+
+
+def _hash(values: tf.Tensor, buckets: int) -> tf.Tensor:
+    if values.dtype != tf.string:
+        values = tf.strings.as_string(values)
+    return tf.strings.to_hash_bucket_fast(values, buckets)
+
+
+def _append(
+    ragged: tf.RaggedTensor, value: tf.Tensor | float, where: tf.Tensor
+) -> tf.RaggedTensor:
+    """Returns `ragged` with one more value in the rows of `where`, bool `[rows]`."""
+    lengths = tf.cast(where, ragged.row_splits.dtype)
+    extra = tf.RaggedTensor.from_row_lengths(
+        tf.fill([tf.reduce_sum(lengths)], value), lengths, validate=False
+    )
+    return tf.concat([ragged, extra], axis=1)

@@ -1,0 +1,213 @@
+"""Shards to batches: finding, shuffling, cutting and parsing records."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import keys, manifest, records
+from esmm_tf.config import InputConfig
+from esmm_tf.errors import UserError
+from esmm_tf.schema import Schema
+
+_GZIP = "GZIP"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """Shards to read, and what their manifests say of them."""
+
+    files: tuple[str, ...]
+    compression: str
+    shards: tuple[manifest.Shard, ...]
+
+    @property
+    def impressions(self) -> int:
+        """Returns the number of impressions in all shards."""
+        return sum(shard.impressions for shard in self.shards)
+
+    @property
+    def directory(self) -> str:
+        """Returns the directory of the first shard."""
+        return os.path.dirname(self.files[0])
+
+
+def find_source(patterns: str, *, split: str) -> Source:
+    """Returns the shards that `patterns` names.
+
+    Args:
+      patterns: files, globs or directories, comma-separated. A directory stands for the shards of
+        its split `split`.
+      split: such as `train`.
+
+    Raises:
+      UserError: if nothing matches, a directory has no manifest or no such split, or a file is not
+        in its directory's manifest.
+    """
+    files: list[str] = []
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        files += _expand(pattern, split=split)
+    if not files:
+        raise UserError("No files of records are named. Name files, a glob or a directory.")
+    known = {name: manifest.load_manifest(name) for name in {os.path.dirname(f) for f in files}}
+    compressions = {found.compression for found in known.values()}
+    if len(compressions) > 1:
+        raise UserError(f"{patterns!r} mixes compressed and plain data sets. Read one kind at once.")
+    hashes = {found.schema_hash for found in known.values()}
+    if len(hashes) > 1:
+        raise UserError(
+            f"{patterns!r} mixes data sets of different schemas ({sorted(hashes)}). "
+            "Write them with one schema."
+        )
+    return Source(
+        files=tuple(files),
+        compression=compressions.pop(),
+        shards=tuple(_shard(file, known[os.path.dirname(file)]) for file in files),
+    )
+
+
+def check_schema(source: Source, schema: Schema) -> None:
+    """Checks that the records were written with this schema's record layout.
+
+    Raises:
+      UserError: if the hash in the manifest differs.
+    """
+    found = manifest.load_manifest(source.directory).schema_hash
+    if found != schema.record_hash():
+        raise UserError(
+            f"The records in {source.directory!r} were written with schema hash {found}, and the "
+            f"schema {schema.name!r} has {schema.record_hash()}. Features, keys, sides, dtypes, "
+            "values and weights must be the same: give the data set's own schema.toml with "
+            "--schema, or write the data set again."
+        )
+
+
+def build_dataset(
+    source: Source,
+    schema: Schema,
+    config: InputConfig,
+    *,
+    seed: int | None = None,
+    carry: bool = False,
+) -> tf.data.Dataset:
+    """Returns batches as `records.parse_groups` makes them.
+
+    A batch is the longest run of consecutive whole groups that holds at most `batch_size`
+    impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
+    shuffled, the same each time; without, it is the order of the files.
+    """
+    files = tf.data.Dataset.from_tensor_slices(list(source.files))
+    if seed is not None:
+        files = files.shuffle(len(source.files), seed=seed)
+    dataset = files.interleave(
+        lambda file: tf.data.TFRecordDataset(
+            file, compression_type=source.compression, buffer_size=1 << 20
+        ),
+        cycle_length=config.num_readers if seed is not None else 1,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    if seed is not None and config.shuffle_buffer:
+        dataset = dataset.shuffle(config.shuffle_buffer, seed=seed)
+    dataset = _cut(dataset, config.batch_size)
+    dataset = dataset.map(
+        lambda serialized: records.parse_groups(serialized, schema, carry=carry),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches as `fit` takes them: features, labels and, if there are any, weights."""
+
+    def to_tuple(batch: dict[str, Any]) -> tuple[Any, ...]:
+        weight = batch.get(keys.EXAMPLE_WEIGHT)
+        pair = (batch["features"], batch["labels"])
+        return pair if weight is None else (*pair, weight)
+
+    return dataset.map(to_tuple)
+
+
+def _expand(pattern: str, *, split: str) -> list[str]:
+    if tf.io.gfile.isdir(pattern):
+        directory = pattern.rstrip("/")
+        splits = manifest.load_manifest(directory).splits
+        if split not in splits:
+            raise UserError(
+                f"{pattern!r} has no split {split!r}. It has {sorted(splits)}; name one as "
+                f"{os.path.join(directory, 'SPLIT-*')!r}."
+            )
+        return [os.path.join(directory, shard.file) for shard in splits[split]]
+    files = sorted(tf.io.gfile.glob(pattern))
+    if not files:
+        raise UserError(f"No file matches {pattern!r}. Check the path.")
+    return files
+
+
+def _shard(file: str, found: manifest.Manifest) -> manifest.Shard:
+    name = os.path.basename(file)
+    for shards in found.splits.values():
+        for shard in shards:
+            if shard.file == name:
+                return shard
+    raise UserError(
+        f"{file!r} is not in its directory's manifest, so it is no finished shard. "
+        "Name shards of the manifest only."
+    )
+
+
+def _cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Returns the serialized groups of each batch, string `[groups]`.
+
+    Chunks of groups pass through a scan whose state is the groups that did not yet fill a batch;
+    an empty chunk at the end flushes it.
+    """
+    no_groups = tf.zeros([0], tf.string)
+    chunks = dataset.batch(max(batch_size, 64)).map(lambda chunk: (chunk, False))
+    chunks = chunks.concatenate(tf.data.Dataset.from_tensors((no_groups, True)))
+    batches = chunks.scan(no_groups, _cut_chunk(batch_size))
+    return batches.flat_map(tf.data.Dataset.from_tensor_slices)
+
+
+def _cut_chunk(batch_size: int) -> Callable[..., Any]:
+    def cut(
+        left: tf.Tensor, chunk: tuple[tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.RaggedTensor]:
+        serialized, is_last = chunk
+        groups = tf.concat([left, serialized], axis=0)
+        splits = _batch_splits(tf.cumsum(records.count_impressions(groups)), batch_size)
+        # The last batch may still grow, unless this chunk is the last one.
+        num_whole = tf.size(splits) - tf.cast(~is_last, tf.int32)
+        splits = splits[: tf.maximum(num_whole, 1)]
+        done = splits[-1]
+        return groups[done:], tf.RaggedTensor.from_row_splits(groups[:done], splits, validate=False)
+
+    return cut
+
+
+def _batch_splits(ends: tf.Tensor, batch_size: int) -> tf.Tensor:
+    """Returns where batches begin and end, int64 `[batches + 1]`, from 0 to the number of groups.
+
+    Args:
+      ends: int64 `[groups]`, the number of impressions up to and with each group.
+      batch_size: impressions in a batch, at most.
+    """
+    total = tf.size(ends, out_type=tf.int64)
+    starts = tf.concat([[0], ends], axis=0)
+
+    def add_batch(splits: tf.TensorArray, place: tf.Tensor, count: tf.Tensor) -> Any:
+        limit = starts[place] + batch_size
+        end = tf.searchsorted(ends, [limit], side="right", out_type=tf.int64)[0]
+        place = tf.maximum(end, place + 1)
+        return splits.write(count + 1, place), place, count + 1
+
+    splits = tf.TensorArray(tf.int64, size=1, dynamic_size=True).write(0, tf.constant(0, tf.int64))
+    splits, _, _ = tf.while_loop(
+        lambda _, place, __: place < total,
+        add_batch,
+        (splits, tf.constant(0, tf.int64), tf.constant(0)),
+    )
+    return splits.stack()

@@ -1,0 +1,44 @@
+"""Names shared by records, models, metrics, TensorBoard and serving signatures."""
+
+CLICK = "click"
+CONVERSION = "conversion"
+EXAMPLE_WEIGHT = "example_weight"
+
+# Truth of simulated logs. Read by evaluation alone, never by a model.
+ORACLE_PCTR = "oracle_pctr"
+ORACLE_PCVR = "oracle_pcvr"
+
+PCTR = "pctr"
+PCVR = "pcvr"
+PCTCVR = "pctcvr"
+PROBABILITIES = (PCTR, PCVR, PCTCVR)
+
+CTR_LOGITS = "ctr_logits"
+CVR_LOGITS = "cvr_logits"
+CTCVR_LOGITS = "ctcvr_logits"
+
+# Tasks of evaluation: what is predicted, and over which impressions.
+CTR = "ctr"
+CVR_CLICKED = "cvr_clicked"
+CTCVR = "ctcvr"
+CVR_ENTIRE = "cvr_entire"
+
+# Suffixes of record keys: the weights of a feature's values, and the number of values that
+# each impression of a group has.
+WEIGHT_SUFFIX = ":weight"
+LENGTHS_SUFFIX = ":lengths"
+
+RESERVED_RECORD_KEYS = frozenset({CLICK, CONVERSION, EXAMPLE_WEIGHT, ORACLE_PCTR, ORACLE_PCVR})
+
+# Files of a data set and of a model directory.
+MANIFEST_FILE = "manifest.json"
+SCHEMA_FILE = "schema.toml"
+CONFIG_FILE = "config.json"
+EVALUATION_FILE = "evaluation.json"
+
+TRAIN = "train"
+VALIDATION = "validation"
+TEST = "test"
+
+# Input of the model beside the features: int64 `[impressions]`, the group of each impression.
+GROUP_INDEX = "group_index"

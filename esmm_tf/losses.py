@@ -1,0 +1,92 @@
+"""Losses of the entire space model, in log space."""
+
+import tensorflow as tf
+
+
+def ctcvr_log_probs(
+    ctr_logits: tf.Tensor, cvr_logits: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `log pCTCVR` and `log(1 - pCTCVR)`, where `pCTCVR = pCTR * pCVR` (Eq. 2).
+
+    With click logit `a` and conversion logit `b` these are `-softplus(-a) - softplus(-b)` and
+    `softplus(a - softplus(b)) - softplus(a)`. Both stay finite, and keep their digits, where
+    `log(1 - pCTR * pCVR)` in float32 has lost them because conversions are rare.
+
+    Args:
+      ctr_logits: float `[...]`.
+      cvr_logits: float, the same shape.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    >>> log_p, log_not_p = ctcvr_log_probs(tf.zeros([1]), tf.zeros([1]))
+    >>> tf.exp(log_p).numpy(), tf.exp(log_not_p).numpy()
+    (array([0.25], dtype=float32), array([0.75], dtype=float32))
+    """
+    _check_same_shape(ctr_logits=ctr_logits, cvr_logits=cvr_logits)
+    log_p = -tf.nn.softplus(-ctr_logits) - tf.nn.softplus(-cvr_logits)
+    log_not_p = tf.nn.softplus(ctr_logits - tf.nn.softplus(cvr_logits)) - tf.nn.softplus(ctr_logits)
+    return log_p, log_not_p
+
+
+def ctr_loss(
+    click: tf.Tensor, ctr_logits: tf.Tensor, sample_weight: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Returns the mean over impressions of the cross entropy of click and pCTR (Eq. 3, term 1).
+
+    Args:
+      click: float `[impressions]`, 0 or 1.
+      ctr_logits: float `[impressions]`.
+      sample_weight: float `[impressions]`, a scalar, or none. It scales each impression's loss;
+        the sum is divided by the number of impressions.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    _check_same_shape(click=click, ctr_logits=ctr_logits)
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=click, logits=ctr_logits)
+    return _weighted_mean(losses, sample_weight)
+
+
+def ctcvr_loss(
+    conversion: tf.Tensor,
+    ctr_logits: tf.Tensor,
+    cvr_logits: tf.Tensor,
+    sample_weight: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns the mean over impressions of the cross entropy of conversion and pCTCVR (Eq. 3).
+
+    No label is masked: an impression without a click is a negative of "clicked and converted".
+
+    Args:
+      conversion: float `[impressions]`, 1 where clicked and converted.
+      ctr_logits: float `[impressions]`.
+      cvr_logits: float `[impressions]`.
+      sample_weight: as in `ctr_loss`.
+
+    Raises:
+      ValueError: if the shapes differ.
+    """
+    log_p, log_not_p = ctcvr_log_probs(ctr_logits, cvr_logits)
+    _check_same_shape(conversion=conversion, cvr_logits=cvr_logits)
+    losses = -conversion * log_p - (1.0 - conversion) * log_not_p
+    return _weighted_mean(losses, sample_weight)
+
+
+def _weighted_mean(losses: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
+    if sample_weight is None:
+        return tf.reduce_mean(losses)
+    sample_weight = tf.convert_to_tensor(sample_weight, losses.dtype)
+    if sample_weight.shape.rank != 0:
+        _check_same_shape(sample_weight=sample_weight, losses=losses)
+    return tf.reduce_mean(losses * sample_weight)
+
+
+def _check_same_shape(**tensors: tf.Tensor) -> None:
+    (first, a), (second, b) = tensors.items()
+    shape_a, shape_b = tf.convert_to_tensor(a).shape, tf.convert_to_tensor(b).shape
+    if shape_a.rank != shape_b.rank or not shape_a.is_compatible_with(shape_b):
+        raise ValueError(
+            f"{first} has shape {shape_a} and {second} has shape {shape_b}. "
+            "Give both the same shape: broadcasting would hide a mistake."
+        )

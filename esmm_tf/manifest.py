@@ -1,0 +1,85 @@
+"""The manifest of a data set: written last, so that a directory without one is not a data set."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import keys
+from esmm_tf.errors import UserError
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One file of records, and what it holds."""
+
+    file: str
+    records: int
+    impressions: int
+    clicks: int
+    conversions: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a data set holds.
+
+    `compression` is `""` or `"GZIP"`; `rejected` counts the raw rows left out, by reason;
+    `source` names the command and its settings.
+    """
+
+    schema_hash: str
+    splits: Mapping[str, tuple[Shard, ...]]
+    compression: str = ""
+    rejected: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def impressions(self, split: str) -> int:
+        """Returns the number of impressions of one split."""
+        return sum(shard.impressions for shard in self.splits[split])
+
+
+def write_manifest(manifest: Manifest, directory: str) -> None:
+    """Writes `manifest.json` under a temporary name and renames it."""
+    path = os.path.join(directory, keys.MANIFEST_FILE)
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
+    with tf.io.gfile.GFile(f"{path}.tmp", "w") as file:
+        file.write(text)
+    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)
+
+
+def load_manifest(directory: str) -> Manifest:
+    """Returns the manifest of a data set.
+
+    Raises:
+      UserError: if there is none, or it is damaged or of another format.
+    """
+    path = os.path.join(directory, keys.MANIFEST_FILE)
+    if not tf.io.gfile.exists(path):
+        raise UserError(
+            f"{directory!r} has no {keys.MANIFEST_FILE}, so it is not a finished data set. "
+            "Run the pipeline that writes it again, to its end."
+        )
+    with tf.io.gfile.GFile(path) as file:
+        text = file.read()
+    try:
+        tree = json.loads(text)
+        version = tree.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. "
+                "Write the data set with this release."
+            )
+        splits = {
+            split: tuple(Shard(**shard) for shard in shards)
+            for split, shards in tree.pop("splits").items()
+        }
+        return Manifest(splits=splits, **tree)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}). Write the data set again.") from None

@@ -1,0 +1,1 @@
+"""The systems that estimate conversion rates, one small declaration a file."""

@@ -1,0 +1,284 @@
+"""Impression groups as records: encoding one, checking one, parsing a batch.
+
+A group is held as a mapping from record key to a one-dimensional array, exactly the content of its
+`tf.train.Example`: a context feature `f` under `f`; an impression feature `f` of all impressions
+back to back under `f`, with the number of values of each under `f:lengths` unless it has exactly
+one; weights under `f:weight`; labels under `click` and `conversion`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from esmm_tf import keys
+from esmm_tf.errors import UserError
+from esmm_tf.schema import (
+    CONTEXT,
+    FLOAT32,
+    IMPRESSION,
+    INT64,
+    MANY,
+    ONE,
+    Feature,
+    Key,
+    NumericColumn,
+    Schema,
+)
+
+
+
+Group = Mapping[str, Sequence[Any] | np.ndarray]
+
+
+def needs_lengths(field: Feature | Key) -> bool:
+    """Returns whether the records of an impression field hold `f:lengths`."""
+    return field.side == IMPRESSION and isinstance(field, Feature) and field.values != ONE
+
+
+def encode_group(group: Group) -> bytes:
+    """Returns the serialized `tf.train.Example` of a group, the same bytes every time."""
+    example = tf.train.Example()
+    feature = example.features.feature
+    for key, values in group.items():
+        array = np.asarray(values)
+        if array.dtype.kind == "f":
+            feature[key].float_list.value.extend(array.tolist())
+        elif array.dtype.kind in "iub":
+            feature[key].int64_list.value.extend(array.tolist())
+        else:
+            feature[key].bytes_list.value.extend(
+                v.encode() if isinstance(v, str) else v for v in values
+            )
+    return example.SerializeToString(deterministic=True)
+
+
+def check_group(group: Group, schema: Schema) -> None:
+    """Checks a group against the schema before it is written.
+
+    Raises:
+      UserError: naming the record key, if a key is unknown or missing, a dtype differs, lengths do
+        not add up, a single value is missing or repeated, a number is not finite, or a label is
+        neither 0 nor 1.
+    """
+    num_impressions = len(group.get(keys.CLICK, ()))
+    if num_impressions == 0:
+        raise UserError("A group without impressions. Give `click` one value an impression.")
+    known = set()
+    for field in (*schema.features, *schema.keys):
+        known |= _check_field(group, field, num_impressions)
+    per_impression = [keys.CLICK, keys.CONVERSION]
+    if schema.labels.example_weight is not None:
+        per_impression.append(keys.EXAMPLE_WEIGHT)
+    if schema.oracle:
+        per_impression += [keys.ORACLE_PCTR, keys.ORACLE_PCVR]
+    for key in per_impression:
+        values = np.asarray(group.get(key, ()))
+        if len(values) != num_impressions:
+            raise UserError(
+                f"{key!r} has {len(values)} values for {num_impressions} impressions. Give one each."
+            )
+        if key in (keys.CLICK, keys.CONVERSION) and not np.isin(values, (0, 1)).all():
+            raise UserError(f"{key!r} holds {values.tolist()}. Labels are 0 or 1.")
+    unknown = sorted(set(group) - known - set(per_impression))
+    if unknown:
+        raise UserError(f"The schema knows no {unknown[0]!r}. Declare it, or leave it out.")
+
+
+def _check_field(group: Group, field: Feature | Key, num_impressions: int) -> set[str]:
+    """Checks one feature or key; returns the record keys it may use."""
+    name, used = field.name, {field.name}
+    values = np.asarray(group.get(name, ()))
+    _check_dtype(name, values, field.dtype)
+    rows = 1 if field.side == CONTEXT else num_impressions
+    single = isinstance(field, Key) or field.values == ONE
+    if single and len(values) != rows:
+        raise UserError(f"{name!r} has {len(values)} values and needs exactly {rows}.")
+    if needs_lengths(field):
+        key = name + keys.LENGTHS_SUFFIX
+        used.add(key)
+        lengths = np.asarray(group.get(key, ()), dtype=np.int64)
+        if len(lengths) != rows or (lengths < 0).any() or lengths.sum() != len(values):
+            raise UserError(
+                f"{key!r} is {lengths.tolist()} for {rows} impressions and {len(values)} values. "
+                "Give the number of values of each impression."
+            )
+    else:
+        lengths = np.array([len(values)])
+    if not single and field.values != MANY and (lengths > 1).any():
+        raise UserError(f"{name!r} is optional and has {lengths.max()} values. Give at most one.")
+    if isinstance(field, Feature) and field.weighted:
+        key = name + keys.WEIGHT_SUFFIX
+        used.add(key)
+        weights = np.asarray(group.get(key, ()), dtype=np.float32)
+        if len(weights) != len(values) or not np.isfinite(weights).all():
+            raise UserError(f"{key!r} needs one finite weight for each of {len(values)} values.")
+    return used
+
+
+def _check_dtype(name: str, values: np.ndarray, dtype: str) -> None:
+    kinds = {INT64: "iu", FLOAT32: "f"}.get(dtype, "SUO")
+    if values.size and values.dtype.kind not in kinds:
+        raise UserError(f"{name!r} holds {values.dtype}, and the schema says {dtype}.")
+    if dtype == FLOAT32 and not np.isfinite(values.astype(np.float32, copy=False)).all():
+        raise UserError(f"{name!r} holds a number that is not finite. Leave it out as missing.")
+
+
+def parse_groups(
+    serialized: tf.Tensor, schema: Schema, *, labels: bool = True, carry: bool = False
+) -> dict[str, Any]:
+    """Returns a batch of groups as tensors, context once a group.
+
+    Args:
+      serialized: string `[groups]`.
+      schema: what the records hold.
+      labels: whether to parse labels, weight and truth.
+      carry: whether to parse the keys that `predict` copies and the group key.
+
+    Returns:
+      A dictionary with `features`, the model's inputs, and on demand `labels`, `example_weight`,
+      `oracle` and `carry`, the last four with one value an impression. In `features`, a categorical
+      feature is a ragged `[rows, values]` with its weights beside it, a numeric one a float32
+      `[rows]` with NaN where it is missing, where rows are groups for a context feature and
+      impressions for others; `group_index`, int64 `[impressions]`, is each impression's group.
+    """
+    carried = _carried_names(schema) if carry else ()
+    spec = {f.name: _ragged_feature(f.name, f) for f in schema.features}
+    spec |= {name: _ragged_feature(name, schema.field(name)) for name in carried}
+    for feature in schema.features:
+        if feature.weighted:
+            key = feature.name + keys.WEIGHT_SUFFIX
+            spec[key] = _ragged_feature(key, feature, dtype=tf.float32)
+    spec[keys.CLICK] = tf.io.RaggedFeature(tf.int64, value_key=keys.CLICK)
+    if labels:
+        spec |= _label_spec(schema)
+    parsed = tf.io.parse_example(serialized, spec)
+    group_index = parsed[keys.CLICK].value_rowids()
+    features = {keys.GROUP_INDEX: group_index}
+    for key in spec:
+        field = _field_of(schema, key)
+        if field is not None:
+            features[key] = _rows(parsed[key], field, key=key, group_index=group_index)
+    carry_tensors = {}
+    for name in carried:
+        rows = features[name].values
+        side = schema.field(name).side
+        carry_tensors[name] = tf.gather(rows, group_index) if side == CONTEXT else rows
+    batch: dict[str, Any] = {"features": _model_inputs(features, schema)}
+    if labels:
+        batch |= _label_tensors(parsed, schema)
+    if carry:
+        batch["carry"] = carry_tensors
+    return batch
+
+
+def parse_impressions(serialized: tf.Tensor, schema: Schema) -> dict[str, Any]:
+    """Returns the model's inputs from one Example an impression, as a server receives them.
+
+    Each Example is a group of one: `f:lengths`, labels and keys are neither needed nor read, and
+    an absent feature is missing.
+    """
+    spec = {}
+    for feature in schema.features:
+        spec[feature.name] = tf.io.RaggedFeature(_tf_dtype(feature.dtype), value_key=feature.name)
+        if feature.weighted:
+            key = feature.name + keys.WEIGHT_SUFFIX
+            spec[key] = tf.io.RaggedFeature(tf.float32, value_key=key)
+    parsed = tf.io.parse_example(serialized, spec)
+    parsed[keys.GROUP_INDEX] = tf.range(tf.size(serialized, out_type=tf.int64))
+    return _model_inputs(parsed, schema)
+
+
+def count_impressions(serialized: tf.Tensor) -> tf.Tensor:
+    """Returns the number of impressions of each group, int64 `[groups]`."""
+    spec = {keys.CLICK: tf.io.RaggedFeature(tf.int64)}
+    return tf.io.parse_example(serialized, spec)[keys.CLICK].row_lengths()
+
+
+def _carried_names(schema: Schema) -> tuple[str, ...]:
+    names = [*schema.carry, *([schema.group_key] if schema.group_key else [])]
+    return tuple(dict.fromkeys(names))
+
+
+def _tf_dtype(dtype: str) -> tf.DType:
+    return tf.dtypes.as_dtype(dtype)
+
+
+def _ragged_feature(
+    key: str, field: Feature | Key, dtype: tf.DType | None = None
+) -> tf.io.RaggedFeature:
+    partitions = []
+    if needs_lengths(field):
+        partitions = [tf.io.RaggedFeature.RowLengths(field.name + keys.LENGTHS_SUFFIX)]
+    return tf.io.RaggedFeature(
+        dtype or _tf_dtype(field.dtype),
+        value_key=key,
+        partitions=partitions,
+        row_splits_dtype=tf.int64,
+    )
+
+
+def _label_spec(schema: Schema) -> dict[str, Any]:
+    spec = {keys.CONVERSION: tf.io.RaggedFeature(tf.int64)}
+    if schema.labels.example_weight is not None:
+        spec[keys.EXAMPLE_WEIGHT] = tf.io.RaggedFeature(tf.float32)
+    if schema.oracle:
+        spec[keys.ORACLE_PCTR] = tf.io.RaggedFeature(tf.float32)
+        spec[keys.ORACLE_PCVR] = tf.io.RaggedFeature(tf.float32)
+    return spec
+
+
+def _label_tensors(parsed: Mapping[str, tf.RaggedTensor], schema: Schema) -> dict[str, Any]:
+    tensors: dict[str, Any] = {
+        "labels": {
+            name: tf.cast(parsed[name].values, tf.float32)
+            for name in (keys.CLICK, keys.CONVERSION)
+        }
+    }
+    if schema.labels.example_weight is not None:
+        tensors[keys.EXAMPLE_WEIGHT] = parsed[keys.EXAMPLE_WEIGHT].values
+    if schema.oracle:
+        tensors["oracle"] = {
+            name: parsed[name].values for name in (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
+        }
+    return tensors
+
+
+def _field_of(schema: Schema, key: str) -> Feature | Key | None:
+    name = key.removesuffix(keys.WEIGHT_SUFFIX)
+    return next((f for f in (*schema.features, *schema.keys) if f.name == name), None)
+
+
+def _rows(
+    parsed: tf.RaggedTensor, field: Feature | Key, *, key: str, group_index: tf.Tensor
+) -> tf.RaggedTensor:
+    """Returns the values as a ragged `[rows, values]`."""
+    if field.side == CONTEXT:
+        return parsed
+    if needs_lengths(field):
+        rows = parsed.values
+    else:
+        rows = tf.RaggedTensor.from_uniform_row_length(parsed.values, 1)
+    check = tf.debugging.assert_equal(
+        rows.nrows(),
+        tf.size(group_index, out_type=tf.int64),
+        message=f"A damaged record: {key!r} has not as many entries as impressions.",
+    )
+    with tf.control_dependencies([check]):
+        return tf.RaggedTensor.from_row_splits(
+            rows.values, tf.identity(rows.row_splits), validate=False
+        )
+
+
+def _model_inputs(parsed: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    inputs = {keys.GROUP_INDEX: parsed[keys.GROUP_INDEX]}
+    for feature in schema.features:
+        rows = parsed[feature.name]
+        if isinstance(feature.column, NumericColumn):
+            rows = tf.cast(rows, tf.float32).to_tensor(np.nan, shape=[None, 1])[:, 0]
+        inputs[feature.name] = rows
+        if feature.weighted:
+            key = feature.name + keys.WEIGHT_SUFFIX
+            inputs[key] = parsed[key]
+    return inputs

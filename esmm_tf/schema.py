@@ -1,0 +1,407 @@
+"""The schema of a data set: what a record holds and how the model reads it.
+
+One schema drives what the writer writes, what the input function parses, what the model embeds
+and what the serving signatures accept. `tfrecords_schema/README.md` defines its file format.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Literal
+
+from esmm_tf import keys
+from esmm_tf.errors import UserError
+
+CONTEXT: Literal["context"] = "context"
+IMPRESSION: Literal["impression"] = "impression"
+
+INT64: Literal["int64"] = "int64"
+FLOAT32: Literal["float32"] = "float32"
+STRING: Literal["string"] = "string"
+
+ONE: Literal["one"] = "one"
+OPTIONAL: Literal["optional"] = "optional"
+MANY: Literal["many"] = "many"
+
+SIDES = (CONTEXT, IMPRESSION)
+DTYPES = (INT64, FLOAT32, STRING)
+VALUES = (ONE, OPTIONAL, MANY)
+COMBINERS = ("sum", "mean", "sqrtn")
+INITIALIZERS = ("truncated_normal", "uniform", "zeros")
+SCALINGS = ("none", "log", "standard")
+OUT_OF_VOCABULARY = ("embed", "drop", "hash")
+CATEGORICAL_MISSING = ("zero", "embed")
+NUMERIC_MISSING = ("zero", "indicator")
+
+
+def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UserError(f"{what} is {value!r}. Use one of {', '.join(map(repr, choices))}.")
+
+
+def _check_positive(what: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(f"{what} is {value!r}. Give a number above 0.")
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name or ":" in name:
+        raise UserError(f"{what} has the name {name!r}. Give a non-empty name without ':'.")
+    if name in keys.RESERVED_RECORD_KEYS:
+        raise UserError(
+            f"{what} has the name {name!r}, which records reserve for labels, weight and truth. "
+            "Give it another name."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IdentityColumn:
+    """Integer ids in `[0, vocabulary_size)` are table rows as they are."""
+
+    vocabulary_size: int
+    out_of_vocabulary: str = "embed"
+    dtypes = (INT64,)
+
+    def __post_init__(self) -> None:
+        _check_positive("vocabulary_size", self.vocabulary_size)
+        _check_choice("out_of_vocabulary", self.out_of_vocabulary, ("embed", "drop"))
+
+    @property
+    def num_ids(self) -> int:
+        """Returns the number of table rows for values, out-of-vocabulary row included."""
+        return self.vocabulary_size + (self.out_of_vocabulary == "embed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HashBucketColumn:
+    """The 64-bit FarmHash of a value (an integer's decimal text), modulo `hash_buckets`."""
+
+    hash_buckets: int
+    dtypes = (INT64, STRING)
+
+    def __post_init__(self) -> None:
+        _check_positive("hash_buckets", self.hash_buckets)
+
+    @property
+    def num_ids(self) -> int:
+        """Returns the number of table rows for values."""
+        return self.hash_buckets
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VocabularyColumn:
+    """A value's row is its place in `values`, or the number of its line in `file`.
+
+    `file_size` is the number of lines of `file`; the reader of the schema counts them.
+    """
+
+    values: tuple[int | str, ...] = ()
+    file: str | None = None
+    file_size: int = 0
+    out_of_vocabulary: str = "embed"
+    oov_buckets: int = 1
+    dtypes = (INT64, STRING)
+
+    def __post_init__(self) -> None:
+        _check_choice("out_of_vocabulary", self.out_of_vocabulary, OUT_OF_VOCABULARY)
+        _check_positive("oov_buckets", self.oov_buckets)
+        if self.oov_buckets > 1 and self.out_of_vocabulary != "hash":
+            raise UserError(
+                f"oov_buckets is {self.oov_buckets} and out_of_vocabulary is "
+                f"{self.out_of_vocabulary!r}. More than one bucket needs "
+                "out_of_vocabulary = 'hash'."
+            )
+        if bool(self.values) == bool(self.file):
+            raise UserError(
+                "a vocabulary needs either values = [...] with at least one value, or "
+                "file = '...', and one of them only."
+            )
+        repeated = [v for v, count in collections.Counter(self.values).items() if count > 1]
+        if repeated:
+            raise UserError(f"the vocabulary repeats {repeated[0]!r}. Give every value once.")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Returns the number of known values."""
+        return len(self.values) or self.file_size
+
+    @property
+    def num_oov_ids(self) -> int:
+        """Returns the number of rows that values outside the vocabulary share."""
+        return 0 if self.out_of_vocabulary == "drop" else self.oov_buckets
+
+    @property
+    def num_ids(self) -> int:
+        """Returns the number of table rows for values, out-of-vocabulary rows included."""
+        return self.vocabulary_size + self.num_oov_ids
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NumericColumn:
+    """A number that enters the towers as it is, without an embedding.
+
+    `scaling`: `none`; `log`, which is `sign(x) * ln(1 + |x|)`; `standard`, which is
+    `(x - mean) / stddev`.
+    """
+
+    scaling: str = "none"
+    mean: float = 0.0
+    stddev: float = 1.0
+    dtypes = (INT64, FLOAT32)
+
+    def __post_init__(self) -> None:
+        _check_choice("scaling", self.scaling, SCALINGS)
+        _check_positive("stddev", self.stddev)
+        if self.scaling != "standard" and (self.mean, self.stddev) != (0.0, 1.0):
+            raise UserError(
+                f"mean and stddev are given and scaling is {self.scaling!r}. "
+                "Set scaling = 'standard' or remove them."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BucketizedColumn:
+    """A number's row is how many of `boundaries` are at or below it."""
+
+    boundaries: tuple[float, ...]
+    dtypes = (INT64, FLOAT32)
+
+    def __post_init__(self) -> None:
+        finite = all(math.isfinite(b) for b in self.boundaries)
+        rising = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
+        if not (self.boundaries and finite and rising):
+            raise UserError(
+                f"boundaries are {list(self.boundaries)}. Give at least one, finite and rising."
+            )
+
+    @property
+    def num_ids(self) -> int:
+        """Returns the number of buckets."""
+        return len(self.boundaries) + 1
+
+
+CategoricalColumn = IdentityColumn | HashBucketColumn | VocabularyColumn | BucketizedColumn
+Column = CategoricalColumn | NumericColumn
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """An embedding table. `embedding_dim=None` takes the model's `--embedding_dim`."""
+
+    name: str
+    embedding_dim: int | None = None
+    initializer: str = "truncated_normal"
+    initializer_scale: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check_choice("initializer", self.initializer, INITIALIZERS)
+        _check_positive("initializer_scale", self.initializer_scale)
+        if self.embedding_dim is not None:
+            _check_positive("embedding_dim", self.embedding_dim)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One input of the model: where it stands in a record and how it is read."""
+
+    name: str
+    side: str
+    dtype: str
+    column: Column
+    values: str = ONE
+    weighted: bool = False
+    missing: str = "zero"
+    table: str | None = None
+    combiner: str = "sum"
+
+    def __post_init__(self) -> None:
+        _check_name("a feature", self.name)
+        _check_choice("side", self.side, SIDES)
+        _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("values", self.values, VALUES)
+        _check_choice("combiner", self.combiner, COMBINERS)
+        if self.dtype not in self.column.dtypes:
+            raise UserError(
+                f"dtype is {self.dtype!r}, which its column cannot read. "
+                f"Use {' or '.join(map(repr, self.column.dtypes))}, or another column."
+            )
+        if self.values == ONE and self.missing != "zero":
+            raise UserError(
+                f"missing is {self.missing!r} and values is 'one', so that nothing can be missing. "
+                "Set values = 'optional' or remove missing."
+            )
+        if isinstance(self.column, NumericColumn):
+            self._check_numeric()
+        else:
+            _check_choice("missing", self.missing, CATEGORICAL_MISSING)
+        if isinstance(self.column, VocabularyColumn):
+            self._check_vocabulary(self.column)
+
+    def _check_numeric(self) -> None:
+        _check_choice("missing", self.missing, NUMERIC_MISSING)
+        if self.values == MANY or self.weighted:
+            raise UserError(
+                "a numeric column has one value and no weight. Set values to 'one' or 'optional' "
+                "and remove weighted, or use a bucketized column."
+            )
+        if self.table is not None:
+            raise UserError(
+                "a numeric column has no embedding. Remove it, or use a bucketized column."
+            )
+
+    def _check_vocabulary(self, column: VocabularyColumn) -> None:
+        wanted = int if self.dtype == INT64 else str
+        wrong = [value for value in column.values if type(value) is not wanted]
+        if wrong:
+            raise UserError(
+                f"the vocabulary holds {wrong[0]!r}, which is no {self.dtype}. "
+                "Give values of the feature's dtype."
+            )
+
+    @property
+    def is_embedded(self) -> bool:
+        """Returns whether the feature is read through an embedding table."""
+        return not isinstance(self.column, NumericColumn)
+
+    @property
+    def table_name(self) -> str:
+        """Returns the name of the feature's embedding table: its own unless it shares one."""
+        return self.table or self.name
+
+    @property
+    def num_rows(self) -> int:
+        """Returns how many rows its table has: ids, out-of-vocabulary and missing row."""
+        if isinstance(self.column, NumericColumn):
+            raise TypeError(f"Feature {self.name!r} is numeric and has no table.")
+        return self.column.num_ids + (self.missing == "embed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Key:
+    """A single value that records carry and no model reads, such as a request id."""
+
+    name: str
+    side: str
+    dtype: str
+
+    def __post_init__(self) -> None:
+        _check_name("a key", self.name)
+        _check_choice("side", self.side, SIDES)
+        _check_choice("dtype", self.dtype, (INT64, STRING))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The log's columns that hold the labels. Records name them `click` and `conversion`."""
+
+    click: str = keys.CLICK
+    conversion: str = keys.CONVERSION
+    example_weight: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+    """Everything about a data set that code needs to know.
+
+    Raises:
+      UserError: if names clash, or a name refers to nothing.
+    """
+
+    name: str
+    features: tuple[Feature, ...]
+    tables: tuple[Table, ...] = ()
+    keys: tuple[Key, ...] = ()
+    labels: Labels = Labels()
+    group_key: str | None = None
+    carry: tuple[str, ...] = ()
+    oracle: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise UserError("there are no features. Declare at least one under [[features]].")
+        self._check_names()
+        self._check_tables()
+        for what, name in [("group_key", self.group_key), *(("carry", n) for n in self.carry)]:
+            if name is not None:
+                self._check_single(what, name)
+
+    def _check_names(self) -> None:
+        names = [field.name for field in (*self.features, *self.keys)]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(
+                    f"the name {name!r} is given {names.count(name)} times. "
+                    "Features and keys need different names."
+                )
+            label = dataclasses.asdict(self.labels)
+            if name in label.values():
+                raise UserError(
+                    f"{name!r} is a label and also listed as a feature or key, which would leak "
+                    "the answer. Remove it from [[features]] and [[keys]]."
+                )
+
+    def _check_tables(self) -> None:
+        declared = {table.name: table for table in self.tables}
+        if len(declared) != len(self.tables):
+            raise UserError("a table is declared twice. Give every table one name.")
+        rows: dict[str, tuple[str, int]] = {}
+        for feature in filter(lambda f: f.is_embedded, self.features):
+            if feature.table is not None and feature.table not in declared:
+                raise UserError(
+                    f"Feature {feature.name!r} refers to embedding table {feature.table!r}, which "
+                    f"is not in `tables`. Known tables: {sorted(declared)}. "
+                    f"Add [tables.{feature.table}]."
+                )
+            first, num_rows = rows.setdefault(
+                feature.table_name, (feature.name, feature.num_rows)
+            )
+            if num_rows != feature.num_rows:
+                raise UserError(
+                    f"Features {first!r} and {feature.name!r} share table "
+                    f"{feature.table_name!r} and have {num_rows} and {feature.num_rows} rows. "
+                    "Give both the same ids, out_of_vocabulary and missing, or two tables."
+                )
+        unused = sorted(set(declared) - set(rows))
+        if unused:
+            raise UserError(
+                f"table {unused[0]!r} is used by no feature. "
+                "Remove it, or name it in a feature's embedding."
+            )
+
+    def _check_single(self, what: str, name: str) -> None:
+        single = {key.name for key in self.keys}
+        single |= {f.name for f in self.features if f.values == ONE and not f.weighted}
+        if name not in single:
+            raise UserError(
+                f"{what} names {name!r}, which is no key and no feature with values = 'one'. "
+                f"Known: {sorted(single)}."
+            )
+
+    def side_features(self, side: str) -> tuple[Feature, ...]:
+        """Returns the features of one side, in the order of the file."""
+        return tuple(f for f in self.features if f.side == side)
+
+    def field(self, name: str) -> Feature | Key:
+        """Returns the feature or key of that name."""
+        return next(f for f in (*self.features, *self.keys) if f.name == name)
+
+    def table(self, name: str) -> Table:
+        """Returns the declared table, or the default one of a feature that shares none."""
+        return next((t for t in self.tables if t.name == name), Table(name=name))
+
+    def record_hash(self) -> str:
+        """Returns a hash of what the records hold, 16 hex digits.
+
+        Two schemas with the same hash write and parse the same records. Columns, tables and
+        embeddings are left out: they may change without writing the data anew.
+        """
+        layout = {
+            "features": [(f.name, f.side, f.dtype, f.values, f.weighted) for f in self.features],
+            "keys": [dataclasses.astuple(key) for key in self.keys],
+            "example_weight": self.labels.example_weight is not None,
+            "oracle": self.oracle,
+        }
+        text = json.dumps(layout, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

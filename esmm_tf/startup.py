@@ -1,0 +1,38 @@
+"""Imports TensorFlow with its start-up messages held back; commands import this first.
+
+TensorFlow 2.21 writes about missing GPUs and processor features to the process's standard error at
+import and at its first look at devices, whatever TF_CPP_MIN_LOG_LEVEL says. A user who mistyped a
+flag should see that, not this. If the import fails, everything is shown.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def stderr_held_back() -> Iterator[None]:
+    """Keeps what is written to file descriptor 2 off the screen, unless an exception passes."""
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(screen, held.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+with stderr_held_back():
+    import tensorflow as tf
+    import tf_keras  # noqa: F401 - it has messages of its own
+
+    tf.config.list_physical_devices()

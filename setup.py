@@ -1,0 +1,60 @@
+"""Packaging of esmm_tf. Each requirement stands with its reason."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "esmm_tf/__init__.py").read_text()).group(1)
+
+CORE = [
+    "tensorflow>=2.17,<2.22",  # the engine; 2.17 and 2.21 are tested
+    "tf_keras>=2.17,<2.22",  # Keras 2, which trains under every tf.distribute strategy
+    "numpy>=1.26,<3",  # records, evaluation
+    "absl-py>=2.1,<3",  # flags and flagfiles
+    "tensorboard>=2.17,<2.22",  # shows the logs; TensorFlow's wheel no longer brings it
+    "tomli-w>=1.0,<2",  # writes schemas; the standard library only reads TOML
+]
+PIPELINES = [
+    "sqlframe>=4.0,<5",  # the PySpark DataFrame API on an embedded engine
+    "duckdb>=1.2,<2",  # that engine: out of core, no Java; 2.0 prints leak reports at exit
+    "pyarrow>=16",  # its rows as arrays; Parquet
+    "tqdm>=4.66,<5",  # progress bars
+]
+IO = [
+    "tensorflow-io>=0.37.1,<0.38",  # s3://, hdfs://, az:// paths; its last release
+    "tensorflow>=2.17,<2.18",  # the newest TensorFlow that tensorflow-io loads on
+    "tf_keras>=2.17,<2.18",  # of the same minor
+    "setuptools<81",  # tensorflow-io imports pkg_resources
+]
+DEV = [
+    *PIPELINES,  # the pipelines' tests
+    "pytest>=8.2,<10",  # test runner
+    "pytest-cov>=5,<8",  # line coverage
+    "hypothesis>=6.100,<7",  # property tests of the record format
+    "scikit-learn>=1.4,<2",  # reference of metrics
+    "ruff>=0.9,<1",  # format and lint
+    "mypy>=1.11,<3",  # types
+    "import-linter>=2.1,<3",  # the contract between layers
+    "pre-commit>=3.7,<5",  # runs lint before a commit
+]
+
+setup(
+    name="esmm_tf",
+    version=VERSION,
+    description="Entire-space conversion-rate estimation (ESMM) for production pipelines",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["esmm_tf*", "pipelines*"]), "tfrecords_schema"],
+    package_data={"esmm_tf": ["py.typed"], "tfrecords_schema": ["*.toml", "*.md"]},
+    install_requires=CORE,
+    extras_require={"pipelines": PIPELINES, "io": IO, "dev": DEV},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
