@@ -15,12 +15,12 @@ CORE = [
     "absl-py>=2.1,<3",  # flags and flagfiles
     "tensorboard>=2.17,<2.22",  # shows the logs; TensorFlow's wheel no longer brings it
     "tomli-w>=1.0,<2",  # writes schemas; the standard library only reads TOML
+    "tqdm>=4.66,<5",  # progress bars
 ]
 PIPELINES = [
     "sqlframe>=4.0,<5",  # the PySpark DataFrame API on an embedded engine
     "duckdb>=1.2,<2",  # that engine: out of core, no Java; 2.0 prints leak reports at exit
     "pyarrow>=16",  # its rows as arrays; Parquet
-    "tqdm>=4.66,<5",  # progress bars
 ]
 IO = [
     "tensorflow-io>=0.37.1,<0.38",  # s3://, hdfs://, az:// paths; its last release

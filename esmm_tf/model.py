@@ -171,3 +171,15 @@ class EntireSpaceModel(tf_keras.Model):
         """Updates the metrics with a batch and returns all of them."""
         self._metrics_of_spaces.update(y, y_pred, sample_weight)
         return self.get_metrics_result()
+
+
+def build_scorer(model: tf_keras.Model, features_spec: Any) -> Any:
+    """Returns a graph function that maps a batch's features to the model's outputs.
+
+    Args:
+      model: as `methods` build it.
+      features_spec: `dataset.element_spec["features"]`, so that batches of any size share a graph.
+    """
+    return tf.function(
+        lambda features: model(features, training=False), input_signature=[features_spec]
+    )

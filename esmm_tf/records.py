@@ -27,14 +27,12 @@ from esmm_tf.schema import (
     Schema,
 )
 
-
-
 Group = Mapping[str, Sequence[Any] | np.ndarray]
 
 
 def needs_lengths(field: Feature | Key) -> bool:
     """Returns whether the records of an impression field hold `f:lengths`."""
-    return field.side == IMPRESSION and isinstance(field, Feature) and field.values != ONE
+    return field.side == IMPRESSION and field.values != ONE
 
 
 def encode_group(group: Group) -> bytes:
@@ -43,9 +41,12 @@ def encode_group(group: Group) -> bytes:
     feature = example.features.feature
     for key, values in group.items():
         array = np.asarray(values)
+        if array.size == 0:
+            continue  # an empty list has no dtype, and an absent key means the same
         if array.dtype.kind == "f":
             feature[key].float_list.value.extend(array.tolist())
         elif array.dtype.kind in "iub":
+            array = array.astype(np.int64) if array.dtype.kind == "b" else array
             feature[key].int64_list.value.extend(array.tolist())
         else:
             feature[key].bytes_list.value.extend(
@@ -66,7 +67,7 @@ def check_group(group: Group, schema: Schema) -> None:
     if num_impressions == 0:
         raise UserError("A group without impressions. Give `click` one value an impression.")
     known = set()
-    for field in (*schema.features, *schema.keys):
+    for field in schema.fields:
         known |= _check_field(group, field, num_impressions)
     per_impression = [keys.CLICK, keys.CONVERSION]
     if schema.labels.example_weight is not None:
@@ -74,16 +75,23 @@ def check_group(group: Group, schema: Schema) -> None:
     if schema.oracle:
         per_impression += [keys.ORACLE_PCTR, keys.ORACLE_PCVR]
     for key in per_impression:
-        values = np.asarray(group.get(key, ()))
-        if len(values) != num_impressions:
-            raise UserError(
-                f"{key!r} has {len(values)} values for {num_impressions} impressions. Give one each."
-            )
-        if key in (keys.CLICK, keys.CONVERSION) and not np.isin(values, (0, 1)).all():
-            raise UserError(f"{key!r} holds {values.tolist()}. Labels are 0 or 1.")
+        _check_per_impression(key, np.asarray(group.get(key, ())), num_impressions)
     unknown = sorted(set(group) - known - set(per_impression))
     if unknown:
         raise UserError(f"The schema knows no {unknown[0]!r}. Declare it, or leave it out.")
+
+
+def _check_per_impression(key: str, values: np.ndarray, num_impressions: int) -> None:
+    """Checks a label, the weight or the truth."""
+    if len(values) != num_impressions:
+        raise UserError(
+            f"{key!r} has {len(values)} values for {num_impressions} impressions. Give one each."
+        )
+    if key in (keys.CLICK, keys.CONVERSION):
+        if values.dtype.kind not in "iub" or not np.isin(values, (0, 1)).all():
+            raise UserError(f"{key!r} holds {values.tolist()}. Labels are the integers 0 or 1.")
+    elif values.dtype.kind != "f" or not (np.isfinite(values) & (values >= 0)).all():
+        raise UserError(f"{key!r} holds {values.tolist()}. Give finite floats of 0.0 or more.")
 
 
 def _check_field(group: Group, field: Feature | Key, num_impressions: int) -> set[str]:
@@ -92,13 +100,14 @@ def _check_field(group: Group, field: Feature | Key, num_impressions: int) -> se
     values = np.asarray(group.get(name, ()))
     _check_dtype(name, values, field.dtype)
     rows = 1 if field.side == CONTEXT else num_impressions
-    single = isinstance(field, Key) or field.values == ONE
+    single = field.values == ONE
     if single and len(values) != rows:
         raise UserError(f"{name!r} has {len(values)} values and needs exactly {rows}.")
     if needs_lengths(field):
         key = name + keys.LENGTHS_SUFFIX
         used.add(key)
-        lengths = np.asarray(group.get(key, ()), dtype=np.int64)
+        lengths = np.asarray(group.get(key, ()))
+        _check_dtype(key, lengths, INT64)
         if len(lengths) != rows or (lengths < 0).any() or lengths.sum() != len(values):
             raise UserError(
                 f"{key!r} is {lengths.tolist()} for {rows} impressions and {len(values)} values. "
@@ -108,21 +117,33 @@ def _check_field(group: Group, field: Feature | Key, num_impressions: int) -> se
         lengths = np.array([len(values)])
     if not single and field.values != MANY and (lengths > 1).any():
         raise UserError(f"{name!r} is optional and has {lengths.max()} values. Give at most one.")
-    if isinstance(field, Feature) and field.weighted:
+    if field.weighted:
         key = name + keys.WEIGHT_SUFFIX
         used.add(key)
-        weights = np.asarray(group.get(key, ()), dtype=np.float32)
-        if len(weights) != len(values) or not np.isfinite(weights).all():
-            raise UserError(f"{key!r} needs one finite weight for each of {len(values)} values.")
+        weights = np.asarray(group.get(key, ()))
+        _check_dtype(key, weights, FLOAT32)
+        if len(weights) != len(values):
+            raise UserError(
+                f"{key!r} has {len(weights)} weights for {len(values)} values. Give one each."
+            )
     return used
 
 
 def _check_dtype(name: str, values: np.ndarray, dtype: str) -> None:
     kinds = {INT64: "iu", FLOAT32: "f"}.get(dtype, "SUO")
     if values.size and values.dtype.kind not in kinds:
-        raise UserError(f"{name!r} holds {values.dtype}, and the schema says {dtype}.")
-    if dtype == FLOAT32 and not np.isfinite(values.astype(np.float32, copy=False)).all():
-        raise UserError(f"{name!r} holds a number that is not finite. Leave it out as missing.")
+        raise UserError(
+            f"{name!r} holds {values.dtype}, and needs {dtype}. Convert it before writing."
+        )
+    if values.dtype.kind == "u" and (values > np.iinfo(np.int64).max).any():
+        raise UserError(f"{name!r} holds {values.max()}, which is above int64. Write it as string.")
+    if values.dtype.kind == "O" and not all(isinstance(v, str | bytes) for v in values):
+        raise UserError(f"{name!r} holds a value that is no string. Leave it out as missing.")
+    if dtype == FLOAT32:
+        with np.errstate(over="ignore"):  # beyond float32 is infinite: reported below
+            is_finite = np.isfinite(values.astype(np.float32, copy=False))
+        if not is_finite.all():
+            raise UserError(f"{name!r} holds a number that is not finite. Leave it out as missing.")
 
 
 def parse_groups(
@@ -150,7 +171,7 @@ def parse_groups(
         if feature.weighted:
             key = feature.name + keys.WEIGHT_SUFFIX
             spec[key] = _ragged_feature(key, feature, dtype=tf.float32)
-    spec[keys.CLICK] = tf.io.RaggedFeature(tf.int64, value_key=keys.CLICK)
+    spec[keys.CLICK] = _values(keys.CLICK, tf.int64)
     if labels:
         spec |= _label_spec(schema)
     parsed = tf.io.parse_example(serialized, spec)
@@ -181,10 +202,10 @@ def parse_impressions(serialized: tf.Tensor, schema: Schema) -> dict[str, Any]:
     """
     spec = {}
     for feature in schema.features:
-        spec[feature.name] = tf.io.RaggedFeature(_tf_dtype(feature.dtype), value_key=feature.name)
+        spec[feature.name] = _values(feature.name, _tf_dtype(feature.dtype))
         if feature.weighted:
             key = feature.name + keys.WEIGHT_SUFFIX
-            spec[key] = tf.io.RaggedFeature(tf.float32, value_key=key)
+            spec[key] = _values(key, tf.float32)
     parsed = tf.io.parse_example(serialized, spec)
     parsed[keys.GROUP_INDEX] = tf.range(tf.size(serialized, out_type=tf.int64))
     return _model_inputs(parsed, schema)
@@ -192,7 +213,7 @@ def parse_impressions(serialized: tf.Tensor, schema: Schema) -> dict[str, Any]:
 
 def count_impressions(serialized: tf.Tensor) -> tf.Tensor:
     """Returns the number of impressions of each group, int64 `[groups]`."""
-    spec = {keys.CLICK: tf.io.RaggedFeature(tf.int64)}
+    spec = {keys.CLICK: _values(keys.CLICK, tf.int64)}
     return tf.io.parse_example(serialized, spec)[keys.CLICK].row_lengths()
 
 
@@ -203,6 +224,10 @@ def _carried_names(schema: Schema) -> tuple[str, ...]:
 
 def _tf_dtype(dtype: str) -> tf.DType:
     return tf.dtypes.as_dtype(dtype)
+
+
+def _values(key: str, dtype: tf.DType) -> tf.io.RaggedFeature:
+    return tf.io.RaggedFeature(dtype, value_key=key, row_splits_dtype=tf.int64)
 
 
 def _ragged_feature(
@@ -220,20 +245,19 @@ def _ragged_feature(
 
 
 def _label_spec(schema: Schema) -> dict[str, Any]:
-    spec = {keys.CONVERSION: tf.io.RaggedFeature(tf.int64)}
+    spec = {keys.CONVERSION: _values(keys.CONVERSION, tf.int64)}
     if schema.labels.example_weight is not None:
-        spec[keys.EXAMPLE_WEIGHT] = tf.io.RaggedFeature(tf.float32)
+        spec[keys.EXAMPLE_WEIGHT] = _values(keys.EXAMPLE_WEIGHT, tf.float32)
     if schema.oracle:
-        spec[keys.ORACLE_PCTR] = tf.io.RaggedFeature(tf.float32)
-        spec[keys.ORACLE_PCVR] = tf.io.RaggedFeature(tf.float32)
+        spec[keys.ORACLE_PCTR] = _values(keys.ORACLE_PCTR, tf.float32)
+        spec[keys.ORACLE_PCVR] = _values(keys.ORACLE_PCVR, tf.float32)
     return spec
 
 
 def _label_tensors(parsed: Mapping[str, tf.RaggedTensor], schema: Schema) -> dict[str, Any]:
     tensors: dict[str, Any] = {
         "labels": {
-            name: tf.cast(parsed[name].values, tf.float32)
-            for name in (keys.CLICK, keys.CONVERSION)
+            name: tf.cast(parsed[name].values, tf.float32) for name in (keys.CLICK, keys.CONVERSION)
         }
     }
     if schema.labels.example_weight is not None:
@@ -247,7 +271,7 @@ def _label_tensors(parsed: Mapping[str, tf.RaggedTensor], schema: Schema) -> dic
 
 def _field_of(schema: Schema, key: str) -> Feature | Key | None:
     name = key.removesuffix(keys.WEIGHT_SUFFIX)
-    return next((f for f in (*schema.features, *schema.keys) if f.name == name), None)
+    return next((f for f in schema.fields if f.name == name), None)
 
 
 def _rows(

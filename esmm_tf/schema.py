@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 from esmm_tf import keys
 from esmm_tf.errors import UserError
@@ -42,16 +42,16 @@ def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _check_positive(what: str, value: float) -> None:
-    if not value > 0:
-        raise UserError(f"{what} is {value!r}. Give a number above 0.")
+    if not 0 < value < math.inf:
+        raise UserError(f"{what} is {value!r}. Give a finite number above 0.")
 
 
 def _check_name(what: str, name: str) -> None:
     if not name or ":" in name:
         raise UserError(f"{what} has the name {name!r}. Give a non-empty name without ':'.")
-    if name in keys.RESERVED_RECORD_KEYS:
+    if name in keys.RESERVED_RECORD_KEYS or name == keys.GROUP_INDEX:
         raise UserError(
-            f"{what} has the name {name!r}, which records reserve for labels, weight and truth. "
+            f"{what} has the name {name!r}, which is reserved for labels, weight, truth or groups. "
             "Give it another name."
         )
 
@@ -154,6 +154,8 @@ class NumericColumn:
     def __post_init__(self) -> None:
         _check_choice("scaling", self.scaling, SCALINGS)
         _check_positive("stddev", self.stddev)
+        if not math.isfinite(self.mean):
+            raise UserError(f"mean is {self.mean}. Give a finite number.")
         if self.scaling != "standard" and (self.mean, self.stddev) != (0.0, 1.0):
             raise UserError(
                 f"mean and stddev are given and scaling is {self.scaling!r}. "
@@ -285,6 +287,8 @@ class Key:
     name: str
     side: str
     dtype: str
+    values: ClassVar[str] = ONE
+    weighted: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_name("a key", self.name)
@@ -299,6 +303,10 @@ class Labels:
     click: str = keys.CLICK
     conversion: str = keys.CONVERSION
     example_weight: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.click == self.conversion:
+            raise UserError(f"click and conversion are both {self.click!r}. Name two columns.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -328,7 +336,7 @@ class Schema:
                 self._check_single(what, name)
 
     def _check_names(self) -> None:
-        names = [field.name for field in (*self.features, *self.keys)]
+        names = [field.name for field in self.fields]
         for name in names:
             if names.count(name) > 1:
                 raise UserError(
@@ -354,9 +362,7 @@ class Schema:
                     f"is not in `tables`. Known tables: {sorted(declared)}. "
                     f"Add [tables.{feature.table}]."
                 )
-            first, num_rows = rows.setdefault(
-                feature.table_name, (feature.name, feature.num_rows)
-            )
+            first, num_rows = rows.setdefault(feature.table_name, (feature.name, feature.num_rows))
             if num_rows != feature.num_rows:
                 raise UserError(
                     f"Features {first!r} and {feature.name!r} share table "
@@ -379,13 +385,18 @@ class Schema:
                 f"Known: {sorted(single)}."
             )
 
+    @property
+    def fields(self) -> tuple[Feature | Key, ...]:
+        """Returns features and keys, in the order of the file."""
+        return (*self.features, *self.keys)
+
     def side_features(self, side: str) -> tuple[Feature, ...]:
         """Returns the features of one side, in the order of the file."""
         return tuple(f for f in self.features if f.side == side)
 
     def field(self, name: str) -> Feature | Key:
         """Returns the feature or key of that name."""
-        return next(f for f in (*self.features, *self.keys) if f.name == name)
+        return next(f for f in self.fields if f.name == name)
 
     def table(self, name: str) -> Table:
         """Returns the declared table, or the default one of a feature that shares none."""

@@ -25,9 +25,17 @@ COLUMNS = {
     "numeric": schema_lib.NumericColumn,
     "bucketized": schema_lib.BucketizedColumn,
 }
-_TOP_KEYS = (
-    "format_version name group_key carry oracle labels keys tables features".split()
-)
+_TOP_KEYS = [
+    "format_version",
+    "name",
+    "group_key",
+    "carry",
+    "oracle",
+    "labels",
+    "keys",
+    "tables",
+    "features",
+]
 
 
 def load_schema(path: str) -> schema_lib.Schema:
@@ -87,7 +95,9 @@ def _schema(tree: Mapping[str, Any], *, directory: str) -> schema_lib.Schema:
     tables = _typed(tree, "tables", dict, default={}, place="top level")
     features = _typed(tree, "features", list, default=[], place="top level")
     records = _typed(tree, "keys", list, default=[], place="top level")
-    scalars = {name: tree[name] for name in ("name", "group_key", "carry", "oracle") if name in tree}
+    scalars = {
+        name: tree[name] for name in ("name", "group_key", "carry", "oracle") if name in tree
+    }
     return _build(
         schema_lib.Schema,
         scalars,
@@ -144,7 +154,7 @@ def _column(entry: Any, *, place: str, directory: str, dtype: Any) -> schema_lib
     _check_table(entry, place=place)
     entry = dict(entry)
     kind = entry.pop("kind", None)
-    if kind not in COLUMNS:
+    if not isinstance(kind, str) or kind not in COLUMNS:
         raise UserError(f"{place}: kind is {kind!r}. Use one of {', '.join(COLUMNS)}.")
     given = {}
     if kind == "vocabulary":
@@ -210,7 +220,8 @@ def _cast(value: Any, hint: Any, place: str) -> Any:
             return value
     names = [getattr(o, "__name__", str(o)) for o in options if o is not types.NoneType]
     raise UserError(
-        f"{place} is {value!r}, a {type(value).__name__}. Give a {' or '.join(names)}."
+        f"{place} is {value!r}, of type {type(value).__name__}. "
+        f"Give a value of type {' or '.join(names)}."
     )
 
 
@@ -218,7 +229,7 @@ def _typed(tree: Mapping[str, Any], name: str, wanted: type, *, default: Any, pl
     value = tree.get(name, default)
     if not isinstance(value, wanted):
         form = f"[[{name}]]" if wanted is list else f"[{name}.NAME]"
-        raise UserError(f"{place}: {name!r} is a {type(value).__name__}. Write {form} sections.")
+        raise UserError(f"{place}: {name!r} is {value!r}. Write {form} sections.")
     return value
 
 
@@ -232,9 +243,7 @@ def _check_keys(entry: Mapping[str, Any], known: list[str], *, place: str) -> No
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(
-                f"{place}: unknown key {name!r}.{hint} Known keys: {', '.join(known)}."
-            )
+            raise UserError(f"{place}: unknown key {name!r}.{hint} Known keys: {', '.join(known)}.")
 
 
 def _tree(schema: schema_lib.Schema) -> dict[str, Any]:
@@ -251,9 +260,7 @@ def _feature_tree(feature: schema_lib.Feature) -> dict[str, Any]:
     column = _entry(feature.column, skip=("file_size",))
     kind = next(k for k, cls in COLUMNS.items() if cls is type(feature.column))
     embedding = {
-        name: value
-        for name, value in _entry(feature).items()
-        if name in ("table", "combiner")
+        name: value for name, value in _entry(feature).items() if name in ("table", "combiner")
     }
     return {**entry, "column": {"kind": kind, **column}} | (
         {"embedding": embedding} if embedding else {}

@@ -28,7 +28,8 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
       source: what the manifest says of the origin.
 
     Raises:
-      UserError: if `directory` holds a finished data set and `overwrite` is false.
+      UserError: if `directory` holds a finished data set and `overwrite` is false, or there would
+        be no shards.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         overwrite: bool = False,
         source: Mapping[str, Any] | None = None,
     ) -> None:
+        if num_shards <= 0:
+            raise UserError(f"--num_shards is {num_shards}. Give a number above 0.")
         self._directory = directory
         self._schema = schema
         self._num_shards = num_shards
@@ -79,6 +82,11 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
             ]
         shards[sum(shard.records for shard in shards) % self._num_shards].write(group)
 
+    @property
+    def num_impressions(self) -> int:
+        """Returns the number of impressions written so far."""
+        return sum(shard.impressions for shards in self._splits.values() for shard in shards)
+
     def _open(self, split: str, place: int) -> "_Shard":
         suffix = ".tfrecord.gz" if self._compression else ".tfrecord"
         name = f"{split}-{place:05d}-of-{self._num_shards:05d}{suffix}"
@@ -114,12 +122,12 @@ class _Shard:
         self._path = path
         self._temporary = f"{path}.tmp"
         self._writer = tf.io.TFRecordWriter(self._temporary, compression)
-        self.records = self._impressions = self._clicks = self._conversions = 0
+        self.records = self.impressions = self._clicks = self._conversions = 0
 
     def write(self, group: records.Group) -> None:
         self._writer.write(records.encode_group(group))
         self.records += 1
-        self._impressions += len(group[keys.CLICK])
+        self.impressions += len(group[keys.CLICK])
         self._clicks += int(np.sum(group[keys.CLICK]))
         self._conversions += int(np.sum(group[keys.CONVERSION]))
 
@@ -135,7 +143,7 @@ class _Shard:
         return manifest.Shard(
             file=os.path.basename(self._path),
             records=self.records,
-            impressions=self._impressions,
+            impressions=self.impressions,
             clicks=self._clicks,
             conversions=self._conversions,
         )

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from absl import logging
+
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
@@ -36,3 +38,5 @@ with stderr_held_back():
     import tf_keras  # noqa: F401 - it has messages of its own
 
     tf.config.list_physical_devices()
+
+logging.set_verbosity(logging.ERROR)

@@ -1,0 +1,153 @@
+"""A model directory: settings and schema, checkpoints to resume from, weights to serve.
+
+```
+model_dir/
+  config.json      the resolved settings
+  history.json     the metrics of each epoch
+  schema.toml      the schema, with its vocabularies beside it
+  checkpoints/     model, optimizer and progress after each epoch, for resuming
+  weights/         the model that later commands read
+  tensorboard/     curves of train and validation
+```
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import keys, schema_file
+from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.errors import UserError
+from esmm_tf.methods import esmm
+from esmm_tf.model import EntireSpaceModel
+from esmm_tf.schema import Schema
+
+FORMAT_VERSION = 1
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+TENSORBOARD = "tensorboard"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that a run was started with."""
+
+    train: TrainConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    input: InputConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """A model with its trained weights, and what it was trained with."""
+
+    model: EntireSpaceModel
+    schema: Schema
+    settings: Settings
+
+
+def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
+    """Writes `config.json`, `schema.toml` and vocabularies.
+
+    Raises:
+      UserError: if the directory holds a run with other settings. More epochs may be asked for.
+    """
+    os.makedirs(model_dir, exist_ok=True)
+    path = os.path.join(model_dir, keys.CONFIG_FILE)
+    if os.path.exists(path):
+        _check_same(load_settings(model_dir), settings, model_dir)
+    schema_file.save_schema(schema, model_dir, keys.SCHEMA_FILE)
+    tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(settings)}
+    _write_json(tree, path)
+
+
+def load_history(model_dir: str) -> list[dict[str, Any]]:
+    """Returns the metrics of each epoch; none before the first one has ended."""
+    path = os.path.join(model_dir, keys.HISTORY_FILE)
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def save_history(history: list[dict[str, Any]], model_dir: str) -> None:
+    """Writes `history.json`; a metric that is not defined is null."""
+    _write_json(history, os.path.join(model_dir, keys.HISTORY_FILE))
+
+
+def _write_json(tree: Any, path: str) -> None:
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.write(json.dumps(tree, indent=2, sort_keys=True) + "\n")
+    os.replace(f"{path}.tmp", path)
+
+
+def load_settings(model_dir: str) -> Settings:
+    """Returns the settings of a run.
+
+    Raises:
+      UserError: if `model_dir` holds no run, or one of another format.
+    """
+    path = os.path.join(model_dir, keys.CONFIG_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = json.load(file)
+    except OSError:
+        raise UserError(
+            f"{model_dir!r} has no {keys.CONFIG_FILE}, so it is no model directory. "
+            "Train a model into it, or check --model_dir."
+        ) from None
+    if tree.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format_version {tree.get('format_version')!r}; this release reads "
+            f"{FORMAT_VERSION}. Train again with this release."
+        )
+    model = {**tree["model"], "hidden_units": tuple(tree["model"]["hidden_units"])}
+    return Settings(
+        train=TrainConfig(**tree["train"]),
+        model=ModelConfig(**model),
+        optimizer=OptimizerConfig(**tree["optimizer"]),
+        input=InputConfig(**tree["input"]),
+    )
+
+
+def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
+    def comparable(settings: Settings) -> dict[str, Any]:
+        parts = dataclasses.asdict(settings)
+        for free in ("epochs", "model_dir"):
+            del parts["train"][free]
+        return {f"--{k}": v for part in parts.values() for k, v in part.items()}
+
+    before, after = comparable(old), comparable(new)
+    changed = [
+        f"{name}: {before[name]!r}, now {after[name]!r}"
+        for name in before
+        if before[name] != after[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{model_dir!r} holds a run with other settings ({'; '.join(changed)}). Give the same "
+            "to resume it, or another --model_dir to start anew."
+        )
+
+
+def load_model(model_dir: str) -> TrainedModel:
+    """Returns the trained model of a directory.
+
+    Raises:
+      UserError: if there is none.
+    """
+    settings = load_settings(model_dir)
+    schema = schema_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
+    path = tf.train.latest_checkpoint(os.path.join(model_dir, WEIGHTS))
+    if path is None:
+        raise UserError(
+            f"{model_dir!r} has no trained weights yet. Run the training command again: it "
+            "resumes where it stopped."
+        )
+    model = esmm.build_esmm(schema, settings.model, seed=settings.train.seed)
+    tf.train.Checkpoint(model=model).restore(path).expect_partial()
+    return TrainedModel(model=model, schema=schema, settings=settings)

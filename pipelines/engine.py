@@ -1,0 +1,106 @@
+"""The embedded engine: the PySpark DataFrame API on DuckDB, out of core, without Java.
+
+What the DataFrame API leaves to the engine stands here: reading text, streaming rows, and what the
+reader had to reject.
+"""
+
+import collections
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from sqlframe.duckdb import DuckDBSession, Window
+from sqlframe.duckdb import functions as F  # noqa: N812 - its customary name
+from sqlframe.duckdb import types as T  # noqa: N812 - likewise
+
+from esmm_tf.errors import UserError
+
+__all__ = ["DuckDBEngine", "F", "Window"]
+
+_ROWS_AT_ONCE = 65536
+
+
+class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
+    """A session on DuckDB.
+
+    Args:
+      memory_limit: what DuckDB may hold, such as `4GB`; beyond it, it spills.
+      temp_dir: where it spills; the system's temporary directory by default.
+    """
+
+    def __init__(self, *, memory_limit: str, temp_dir: str = "") -> None:
+        self._spill = tempfile.TemporaryDirectory(dir=temp_dir or None, prefix="esmm_tf_spill_")
+        self._connection = duckdb.connect()
+        try:
+            self._connection.execute(f"SET memory_limit = '{memory_limit}'")
+        except duckdb.Error as error:
+            raise UserError(
+                f"--memory_limit is {memory_limit!r}: {error}. Write it as 4GB."
+            ) from None
+        self._connection.execute(f"SET temp_directory = '{self._spill.name}'")
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self.session = DuckDBSession(conn=self._connection)
+
+    def __exit__(self, *error: Any) -> None:
+        """Closes the session and removes what it spilled."""
+        self._connection.close()
+        self._spill.cleanup()
+
+    def read_csv(self, path: str, *, null_values: Sequence[str] = ("", "NULL")) -> Any:
+        """Returns a DataFrame of text columns, named by the header of the file.
+
+        Rows that are no CSV of that width are left out and counted by `rejected_rows`.
+
+        Raises:
+          UserError: if the file cannot be read or has no header.
+        """
+        columns = _header(path)
+        frame = self.session.read.load(
+            path,
+            format="csv",
+            schema=T.StructType([T.StructField(name, T.StringType()) for name in columns]),
+            header=True,
+            auto_detect=False,
+            delim=",",
+            quote='"',
+            store_rejects=True,
+        )
+        return frame.select(
+            *(F.when(~F.col(name).isin(*null_values), F.col(name)).alias(name) for name in columns)
+        )
+
+    def stream(self, frame: Any) -> Iterator[pa.RecordBatch]:
+        """Yields the rows of a DataFrame in its order, some at a time.
+
+        Raises:
+          UserError: if the engine fails, for instance because the disk is full.
+        """
+        try:
+            result = self._connection.execute(frame.sql(dialect="duckdb", pretty=False))
+            yield from result.fetch_record_batch(_ROWS_AT_ONCE)
+        except duckdb.Error as error:
+            raise UserError(f"The engine stopped: {error}") from None
+
+    def rejected_rows(self) -> collections.Counter[str]:
+        """Returns how many rows the reader left out, by reason."""
+        tables = self._connection.execute("SHOW TABLES").fetchall()
+        if ("reject_errors",) not in tables:
+            return collections.Counter()
+        rows = self._connection.execute(
+            "SELECT lower(error_type::VARCHAR), count(DISTINCT line) FROM reject_errors GROUP BY 1"
+        ).fetchall()
+        return collections.Counter({f"no CSV row: {reason}": count for reason, count in rows})
+
+
+def _header(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            columns = file.readline().rstrip("\r\n").split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {path!r}: {error}. Check --input.") from None
+    if len(set(columns)) != len(columns) or "" in columns:
+        raise UserError(f"{path!r} does not begin with a header of column names.")
+    return columns
