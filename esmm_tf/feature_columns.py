@@ -123,8 +123,8 @@ class CategoricalReader(tf.Module):
             weights = weights if weights is None else tf.ragged.boolean_mask(weights, mask)
         if self._feature.missing == "embed":
             row = tf.cast(self._feature.num_rows - 1, tf.int64)
-            ids = _append(ids, row, is_empty)
-            weights = weights if weights is None else _append(weights, 1.0, is_empty)
+            ids = _fill_rows(ids, row, is_empty)
+            weights = weights if weights is None else _fill_rows(weights, 1.0, is_empty)
         return Tokens(ids, weights)
 
     def _ids(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -176,10 +176,17 @@ def _hash(values: tf.Tensor, buckets: int) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(values, buckets)
 
 
-def _append(ragged: tf.RaggedTensor, value: tf.Tensor | float, where: tf.Tensor) -> tf.RaggedTensor:
-    """Returns `ragged` with one more value in the rows of `where`, bool `[rows]`."""
-    lengths = tf.cast(where, ragged.row_splits.dtype)
-    extra = tf.RaggedTensor.from_row_lengths(
-        tf.fill([tf.reduce_sum(lengths)], value), lengths, validate=False
+def _fill_rows(
+    ragged: tf.RaggedTensor, value: tf.Tensor | float, where: tf.Tensor
+) -> tf.RaggedTensor:
+    """Returns `ragged` with one value in the rows of `where`, bool `[rows]`, which are empty."""
+    filled = tf.cast(where, ragged.row_splits.dtype)
+    values = ragged.flat_values
+    shift = tf.gather(tf.cumsum(filled), ragged.value_rowids())
+    places = tf.range(tf.size(values, out_type=shift.dtype)) + shift
+    room = tf.fill([tf.size(values, out_type=shift.dtype) + tf.reduce_sum(filled)], value)
+    return tf.RaggedTensor.from_row_lengths(
+        tf.tensor_scatter_nd_update(room, places[:, tf.newaxis], values),
+        ragged.row_lengths() + filled,
+        validate=False,
     )
-    return tf.concat([ragged, extra], axis=1)

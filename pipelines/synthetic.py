@@ -108,9 +108,8 @@ def generate(config: SyntheticConfig) -> None:
 def build_schema(sizes: dict[str, int]) -> Schema:
     """Returns the schema of a simulated log: Ali-CCP's fields, ids numbered from 0 in each.
 
-    The hundreds of values of a behaviour field are averaged, not summed: summed, one step of Adam
-    moves the pooled vector by hundreds of its step sizes, and the model ends an epoch with pCTR
-    20 % too high (4 % averaged; `benchmarks/README.md`).
+    The hundreds of values of a behaviour field are averaged, not summed: of a sum, one step of
+    Adam moves each dimension by hundreds of its step sizes, and pCTR swings from batch to batch.
     """
     ids_of = {name: item for name, (item, _) in BEHAVIOURS.items()}
     ids_of |= {cross: item for item, cross in BEHAVIOURS.values()}
