@@ -1,6 +1,7 @@
 """Shards to batches: finding, shuffling, cutting and parsing records."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,8 +44,8 @@ def find_source(patterns: str, *, split: str) -> Source:
       split: such as `train`.
 
     Raises:
-      UserError: if nothing matches, a directory has no manifest or no such split, or a file is not
-        in its directory's manifest.
+      UserError: if nothing matches, a directory has no manifest or no such split, a file is not in
+        its directory's manifest, or all files are empty.
     """
     files: list[str] = []
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
@@ -63,11 +64,14 @@ def find_source(patterns: str, *, split: str) -> Source:
             f"{patterns!r} mixes data sets of different schemas ({sorted(hashes)}). "
             "Write them with one schema."
         )
-    return Source(
+    source = Source(
         files=tuple(files),
         compression=compressions.pop(),
         shards=tuple(_shard(file, known[os.path.dirname(file)]) for file in files),
     )
+    if source.impressions == 0:
+        raise UserError(f"{patterns!r} holds no impressions. Name shards that hold some.")
+    return source
 
 
 def check_schema(source: Source, schema: Schema) -> None:
@@ -115,7 +119,7 @@ def build_dataset(
         dataset = dataset.shuffle(config.shuffle_buffer, seed=seed)
     dataset = _cut(dataset, config.batch_size)
     dataset = dataset.map(
-        lambda serialized: records.parse_groups(serialized, schema, carry=carry),
+        _parser(schema, carry),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -139,6 +143,15 @@ def show_progress(dataset: tf.data.Dataset, source: Source) -> Iterator[Any]:
         for batch in dataset:
             yield batch
             bar.update(len(batch["features"][keys.GROUP_INDEX]))
+
+
+@functools.lru_cache(maxsize=8)
+def _parser(schema: Schema, carry: bool) -> Any:
+    """Returns the parser as a graph function, traced once for all epochs and splits."""
+    return tf.function(
+        lambda serialized: records.parse_groups(serialized, schema, carry=carry),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
 
 
 def _expand(pattern: str, *, split: str) -> list[str]:

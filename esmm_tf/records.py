@@ -88,7 +88,7 @@ def _check_per_impression(key: str, values: np.ndarray, num_impressions: int) ->
             f"{key!r} has {len(values)} values for {num_impressions} impressions. Give one each."
         )
     if key in (keys.CLICK, keys.CONVERSION):
-        if values.dtype.kind not in "iub" or not np.isin(values, (0, 1)).all():
+        if values.dtype.kind not in "iub" or not ((values == 0) | (values == 1)).all():
             raise UserError(f"{key!r} holds {values.tolist()}. Labels are the integers 0 or 1.")
     elif values.dtype.kind != "f" or not (np.isfinite(values) & (values >= 0)).all():
         raise UserError(f"{key!r} holds {values.tolist()}. Give finite floats of 0.0 or more.")

@@ -89,6 +89,7 @@ class SyntheticConfig:
 def generate(config: SyntheticConfig) -> None:
     """Simulates a shop and writes its log as grouped TFRecords, truth included."""
     schema = build_schema(config.sizes())
+    truth = config.truth()  # checked before a finished data set is replaced
     with DataSetWriter(
         config.output_dir,
         schema,
@@ -97,12 +98,17 @@ def generate(config: SyntheticConfig) -> None:
         overwrite=config.overwrite,
         source={"command": "pipelines.synthetic", **dataclasses.asdict(config)},
     ) as writer:
-        shop = Shop(config.truth(), config.sizes(), seed=config.seed)
-        with progress.build_bar(config.num_impressions) as bar:
-            for split, group in _groups(shop, config):
-                writer.write(split, group)
-                bar.update(len(group[keys.CLICK]))
+        shop = Shop(truth, config.sizes(), seed=config.seed)
+        write_groups(shop, config, writer)
     print(f"wrote {config.num_impressions:,} impressions to {config.output_dir}")
+
+
+def write_groups(shop: Shop, config: SyntheticConfig, writer: DataSetWriter) -> None:
+    """Draws the log of a shop and writes it."""
+    with progress.build_bar(config.num_impressions) as bar:
+        for split, group in _groups(shop, config):
+            writer.write(split, group)
+            bar.update(len(group[keys.CLICK]))
 
 
 def build_schema(sizes: dict[str, int]) -> Schema:

@@ -1,0 +1,66 @@
+# `make demo` and `make test` each work as the only command on a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+VENV_IO ?= .venv-io
+BIN := $(VENV)/bin
+PYTEST := -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+.PHONY: help demo test test-fast test-io lint format expedia clean
+
+help:
+	@echo "make demo       simulated logs -> records -> training -> evaluation -> SavedModel"
+	@echo "make test       all tests, with line coverage"
+	@echo "make test-fast  tests that start no processes"
+	@echo "make test-io    all tests on TensorFlow 2.17 with tensorflow-io"
+	@echo "make lint       ruff, mypy, the contract between layers"
+	@echo "make format     ruff format and its safe fixes"
+	@echo "make expedia EXPEDIA_CSV=train.csv   the table of the README, 5 seeds"
+	@echo "make clean      removes environments and the demo"
+
+# An environment is made again only when its requirements change.
+$(VENV)/.installed: setup.py pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(VENV_IO)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV_IO)
+	$(VENV_IO)/bin/python -m pip install --quiet --editable '.[dev,io]'
+	touch $@
+
+demo: $(VENV)/.installed
+	rm -rf demo
+	$(BIN)/python -m pipelines.synthetic --flagfile=flagfiles/demo_logs.flagfile
+	$(BIN)/python -m esmm_tf.train --flagfile=flagfiles/demo.flagfile
+	$(BIN)/python -m esmm_tf.predict --model_dir=demo/model --files=demo/logs --output=demo/predictions.csv
+	$(BIN)/python -m esmm_tf.export --model_dir=demo/model --export_dir=demo/export
+	$(BIN)/python -m esmm_tf.evaluate --model_dir=demo/model --files=demo/logs
+	@echo
+	@echo "Curves:   $(BIN)/tensorboard --logdir=demo/model/tensorboard"
+	@echo "Serving:  docker run -p 8501:8501 -v '$(CURDIR)/demo/export:/models/esmm' -e MODEL_NAME=esmm tensorflow/serving"
+
+test: $(VENV)/.installed
+	$(BIN)/python $(PYTEST)
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-io: $(VENV_IO)/.installed
+	$(VENV_IO)/bin/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+expedia: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.expedia --input='$(EXPEDIA_CSV)'
+
+clean:
+	rm -rf $(VENV) $(VENV_IO) demo build *.egg-info
