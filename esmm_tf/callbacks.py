@@ -42,15 +42,20 @@ class Progress(tf_keras.callbacks.Callback):
 
 
 class Throughput(tf_keras.callbacks.Callback):
-    """Measures impressions a second, from the second batch on: the first one builds the graph."""
+    """Measures impressions a second, from the second batch on: the first one builds the graph.
+
+    `batches` is the number of batches so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.batches = 0
         self._start = self._first = self._seen = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the time."""
         seen = float(logs["impressions"])
+        self.batches = batch + 1
         if batch == 0:
             self._start, self._first = time.perf_counter(), seen
         self._seconds = time.perf_counter() - self._start

@@ -14,11 +14,13 @@ def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     input_fn.check_schema(source, trained.schema)
     result = evaluation.evaluate(trained.model, trained.schema, source, score.input_config())
     history = model_directory.load_history(score.model_dir)
-    result["trained_impressions_per_second"] = history[-1][keys.TRAIN]["impressions_per_second"]
+    rate = history[-1][keys.TRAIN]["impressions_per_second"]  # None after an epoch of one batch
+    result["trained_impressions_per_second"] = rate
     path = config.output or os.path.join(score.model_dir, keys.EVALUATION_FILE)
     evaluation.write_evaluation(result, path)
     print(evaluation.format_table(result))
-    print(f"trained at {result['trained_impressions_per_second']:,.0f} impressions/s")
+    if rate is not None:
+        print(f"trained at {rate:,.0f} impressions/s")
     print(f"wrote {path}")
 
 

@@ -1,6 +1,7 @@
 """Dataclass fields to absl flags and back; nothing below this layer sees a flag."""
 
 import dataclasses
+import os
 import sys
 import textwrap
 import typing
@@ -23,23 +24,32 @@ def run(
     `--help` explains each flag; `--flagfile=FILE` reads flags from a file. A user's mistake prints
     its message and exits with code 2; anything else that goes wrong shows its traceback.
     """
-    argv = list(sys.argv if argv is None else argv)
+    code = _run(main, configs, list(sys.argv if argv is None else argv))
+    if argv is None and "tensorflow_io" in sys.modules:
+        # Its S3 client aborts the process at exit, which would turn success into code 134.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _run(main: Callable[..., None], configs: Sequence[type], argv: list[str]) -> int:
     values = _define(configs)
     try:
         rest = values(argv)
         if values.help:
             print(_help_text(main, configs))
-            sys.exit(0)
+            return 0
         if len(rest) > 1:
             raise UserError(f"Unexpected argument {rest[1]!r}. Flags are written --name=value.")
         main(*(_read(config, values) for config in configs))
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(_USER_MISTAKE)
+        return _USER_MISTAKE
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    sys.exit(0)
+        return _INTERRUPTED
+    return 0
 
 
 def _define(configs: Sequence[type]) -> flags.FlagValues:

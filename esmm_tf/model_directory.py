@@ -23,7 +23,7 @@ from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfi
 from esmm_tf.errors import UserError
 from esmm_tf.methods import esmm
 from esmm_tf.model import EntireSpaceModel
-from esmm_tf.schema import Schema
+from esmm_tf.schema import Schema, VocabularyColumn
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"
@@ -54,12 +54,14 @@ def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
     """Writes `config.json`, `schema.toml` and vocabularies.
 
     Raises:
-      UserError: if the directory holds a run with other settings. More epochs may be asked for.
+      UserError: if the directory holds a run with other settings or another schema. More epochs
+        may be asked for.
     """
     os.makedirs(model_dir, exist_ok=True)
     path = os.path.join(model_dir, keys.CONFIG_FILE)
     if os.path.exists(path):
         _check_same(load_settings(model_dir), settings, model_dir)
+        _check_same_schema(schema, model_dir)
     schema_file.save_schema(schema, model_dir, keys.SCHEMA_FILE)
     tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(settings)}
     _write_json(tree, path)
@@ -132,6 +134,28 @@ def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
             f"{model_dir!r} holds a run with other settings ({'; '.join(changed)}). Give the same "
             "to resume it, or another --model_dir to start anew."
         )
+
+
+def _check_same_schema(schema: Schema, model_dir: str) -> None:
+    old = schema_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
+    if _with_vocabularies(old) != _with_vocabularies(schema):
+        raise UserError(
+            f"{model_dir!r} holds a run with another schema. Give the same to resume it, or "
+            "another --model_dir to start anew."
+        )
+
+
+def _with_vocabularies(schema: Schema) -> Schema:
+    """Returns the schema with the text of each vocabulary in place of its path, for comparing."""
+    features = []
+    for feature in schema.features:
+        column = feature.column
+        if isinstance(column, VocabularyColumn) and column.file is not None:
+            with open(column.file, encoding="utf-8", newline="\n") as file:
+                column = dataclasses.replace(column, file=file.read())
+            feature = dataclasses.replace(feature, column=column)
+        features.append(feature)
+    return dataclasses.replace(schema, features=tuple(features))
 
 
 def load_model(model_dir: str) -> TrainedModel:

@@ -6,6 +6,8 @@ flag should see that, not this. If the import fails, everything is shown.
 """
 
 import contextlib
+import importlib
+import importlib.util
 import os
 import sys
 import tempfile
@@ -38,5 +40,8 @@ with stderr_held_back():
     import tf_keras  # noqa: F401 - it has messages of its own
 
     tf.config.list_physical_devices()
+    # With the extra [io], paths may begin with s3://, hdfs://, az:// or http://.
+    if importlib.util.find_spec("tensorflow_io"):
+        importlib.import_module("tensorflow_io")
 
 logging.set_verbosity(logging.ERROR)

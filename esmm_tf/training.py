@@ -46,7 +46,8 @@ def train(
     if train_config.deterministic:
         tf.config.experimental.enable_op_determinism()
     model = esmm.build_esmm(schema, model_config, seed=train_config.seed)
-    model.compile(optimizer=RowwiseAdam(**dataclasses.asdict(optimizer_config)))
+    optimizer = RowwiseAdam(**dataclasses.asdict(optimizer_config))
+    model.compile(optimizer=optimizer, weighted_metrics=[])  # else Keras warns of sample weights
     model.optimizer.build(model.trainable_variables)
     _Trainer(model, schema, settings, source=source, validation=validation).run()
 
@@ -113,6 +114,7 @@ class _Trainer:
     def _run_epoch(self, epoch: int) -> None:
         title = f"epoch {epoch + 1} of {self._settings.train.epochs}"
         throughput = callbacks.Throughput()
+        steps_before = int(self._model.optimizer.iterations)
         history = self._model.fit(
             self._dataset(self._source, seed=self._settings.train.seed * 1_000_003 + epoch),
             epochs=epoch + 1,
@@ -125,6 +127,8 @@ class _Trainer:
                 callbacks.Progress(self._source.impressions, title),
             ],
         )
+        # Keras' graph of a step may count it before it finds that the data has ended: a race.
+        self._model.optimizer.iterations.assign(steps_before + throughput.batches)
         logs = {name: values[-1] for name, values in history.history.items()}
         logs["impressions_per_second"] = throughput.impressions_per_second
         self._report(keys.TRAIN, title, logs)
@@ -138,9 +142,10 @@ class _Trainer:
             self._report(keys.VALIDATION, title, logs)
             entry[keys.VALIDATION] = _finite(logs)
             loss = logs["loss"]
-        self._finish_epoch(loss)
+        # Before the checkpoint: a run that ends in between writes this epoch's entry again.
         past = model_directory.load_history(self._settings.train.model_dir)[:epoch]
         model_directory.save_history([*past, entry], self._settings.train.model_dir)
+        self._finish_epoch(loss)
 
     def _dataset(self, source: input_fn.Source, *, seed: int | None = None) -> tf.data.Dataset:
         dataset = input_fn.build_dataset(source, self._schema, self._settings.input, seed=seed)

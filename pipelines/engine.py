@@ -6,6 +6,7 @@ reader had to reject.
 
 import collections
 import contextlib
+import csv
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +22,13 @@ from esmm_tf.errors import UserError
 __all__ = ["DuckDBEngine", "F", "Window"]
 
 _ROWS_AT_ONCE = 65536
+# A query may read a file twice, which reports its errors twice, and a row may have several errors.
+_REJECTED_ROWS = """
+SELECT file_path, min(line), min(lower(error_type::VARCHAR)), bool_or(error_type = 'UNQUOTED VALUE')
+FROM reject_errors JOIN reject_scans USING (scan_id, file_id)
+GROUP BY file_path, line_byte_position
+ORDER BY file_path, line_byte_position
+"""
 
 
 class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
@@ -29,19 +37,27 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
     Args:
       memory_limit: what DuckDB may hold, such as `4GB`; beyond it, it spills.
       temp_dir: where it spills; the system's temporary directory by default.
+
+    Raises:
+      UserError: if `memory_limit` is no size, or `temp_dir` cannot be written to.
     """
 
     def __init__(self, *, memory_limit: str, temp_dir: str = "") -> None:
-        self._spill = tempfile.TemporaryDirectory(dir=temp_dir or None, prefix="esmm_tf_spill_")
-        self._connection = duckdb.connect()
         try:
-            self._connection.execute(f"SET memory_limit = '{memory_limit}'")
+            self._spill = tempfile.TemporaryDirectory(dir=temp_dir or None, prefix="esmm_tf_spill_")
+        except OSError as error:
+            raise UserError(f"--temp_dir is {temp_dir!r}: {error}. Name a directory.") from None
+        settings = {"memory_limit": memory_limit, "temp_directory": self._spill.name}
+        try:
+            self._connection = duckdb.connect(config=settings)
         except duckdb.Error as error:
+            self._spill.cleanup()
             raise UserError(
                 f"--memory_limit is {memory_limit!r}: {error}. Write it as 4GB."
             ) from None
-        self._connection.execute(f"SET temp_directory = '{self._spill.name}'")
         self._connection.execute("SET TimeZone = 'UTC'")
+        # Rows have the order that a query asks for; to keep that of the file costs memory.
+        self._connection.execute("SET preserve_insertion_order = false")
         self.session = DuckDBSession(conn=self._connection)
 
     def __exit__(self, *error: Any) -> None:
@@ -85,22 +101,32 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
             raise UserError(f"The engine stopped: {error}") from None
 
     def rejected_rows(self) -> collections.Counter[str]:
-        """Returns how many rows the reader left out, by reason."""
+        """Returns how many rows the reader left out, by reason; the stream must be at its end.
+
+        Raises:
+          UserError: if a quote stays open, so that rows below it are lost and cannot be counted.
+        """
         tables = self._connection.execute("SHOW TABLES").fetchall()
         if ("reject_errors",) not in tables:
             return collections.Counter()
-        rows = self._connection.execute(
-            "SELECT lower(error_type::VARCHAR), count(DISTINCT line) FROM reject_errors GROUP BY 1"
-        ).fetchall()
-        return collections.Counter({f"no CSV row: {reason}": count for reason, count in rows})
+        rejected: collections.Counter[str] = collections.Counter()
+        for path, line, reason, open_quote in self._connection.execute(_REJECTED_ROWS).fetchall():
+            if open_quote:
+                raise UserError(
+                    f"Row {line} of {path!r} has a quote that is not closed before the next comma "
+                    "or line end, which may hide rows below it. Mend or remove that row."
+                )
+            rejected[f"no CSV row: {reason}"] += 1
+        return rejected
 
 
 def _header(path: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as file:
-            columns = file.readline().rstrip("\r\n").split(",")
+        with open(path, "rb") as file:
+            line = file.readline().decode("utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read {path!r}: {error}. Check --input.") from None
-    if len(set(columns)) != len(columns) or "" in columns:
+    columns = next(csv.reader([line]))
+    if not columns or len(set(columns)) != len(columns) or "" in columns:
         raise UserError(f"{path!r} does not begin with a header of column names.")
     return columns

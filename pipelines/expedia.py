@@ -53,46 +53,55 @@ def convert(config: ExpediaConfig) -> None:
     """Writes each search as an impression group, split by time: the latest are the test."""
     schema = schema_file.load_schema(str(_SCHEMA))
     source = {"command": "pipelines.expedia", **dataclasses.asdict(config)}
-    with (
-        DuckDBEngine(memory_limit=config.memory_limit, temp_dir=config.temp_dir) as engine,
-        DataSetWriter(
-            config.output_dir,
-            schema,
-            num_shards=config.num_shards,
-            compressed=config.compressed,
-            overwrite=config.overwrite,
-            source=source,
-        ) as writer,
-        progress.build_bar(None) as bar,
-    ):
+    with DuckDBEngine(memory_limit=config.memory_limit, temp_dir=config.temp_dir) as engine:
         log = with_split(with_features(engine.read_csv(config.input)), config)
-        groups = grouping.read_groups(
-            engine,
-            grouping.typed_table(log, schema),
-            schema,
-            group_by="srch_id",
-            seed=config.seed,
-            max_group_size=config.max_group_size,
-            rejected=writer.rejected,
-        )
-        for split, group in groups:
-            writer.write(split, group)
-            bar.update(len(group[keys.CLICK]))
-        writer.rejected.update(engine.rejected_rows())
+        table = grouping.typed_table(log, schema)  # fails before a finished data set is replaced
+        with (
+            DataSetWriter(
+                config.output_dir,
+                schema,
+                num_shards=config.num_shards,
+                compressed=config.compressed,
+                overwrite=config.overwrite,
+                source=source,
+            ) as writer,
+            progress.build_bar(None) as bar,
+        ):
+            groups = grouping.read_groups(
+                engine,
+                table,
+                schema,
+                group_by="srch_id",
+                seed=config.seed,
+                max_group_size=config.max_group_size,
+                rejected=writer.rejected,
+            )
+            for split, group in groups:
+                writer.write(split, group)
+                bar.update(len(group[keys.CLICK]))
+            writer.rejected.update(engine.rejected_rows())
     print(f"wrote {writer.num_impressions:,} impressions to {config.output_dir}")
     for reason, count in sorted(writer.rejected.items()):
         print(f"rejected {count:,} rows: {reason}")
 
 
 def with_features(log: Any) -> Any:
-    """Returns the log with the columns that the schema adds to it; see `expedia.toml`."""
+    """Returns the log with the columns that the schema adds to it; see `expedia.toml`.
+
+    Raises:
+      UserError: if the log lacks a column.
+    """
     search = Window.partitionBy("srch_id")
     competitors = [f"comp{place}_{column}" for place in range(1, 9) for column in ("rate", "inv")]
     numbers = [*_COMPARED, "price_usd", *competitors]
+    missing = sorted({"srch_id", "date_time", "prop_id", *numbers} - set(log.columns))
+    if missing:
+        raise UserError(f"--input has no column {missing[0]!r}. Give the competition's train.csv.")
     log = log.select(
-        "*", *(F.expr(f"try_cast({name} as double)").alias(f"{name}_number") for name in numbers)
+        "*", *(grouping.finite_number(name).alias(f"{name}_number") for name in numbers)
     )
-    log = log.withColumn("log_price_number", F.log1p(F.col("price_usd_number")))
+    price = F.col("price_usd_number")
+    log = log.withColumn("log_price_number", F.when(price > -1, F.log1p(price)))
 
     def to_search(name: str) -> Any:
         return F.col(f"{name}_number") - F.avg(f"{name}_number").over(search)
@@ -126,7 +135,7 @@ def with_split(log: Any, config: ExpediaConfig) -> Any:
         .otherwise(F.lit(keys.TRAIN))
     )
     searches = searches.select("srch_id", split.alias(grouping.SPLIT))
-    return log.join(searches, on="srch_id", how="inner").select(*log.columns, grouping.SPLIT)
+    return log.join(searches, on="srch_id", how="left").select(*log.columns, grouping.SPLIT)
 
 
 if __name__ == "__main__":

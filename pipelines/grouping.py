@@ -21,6 +21,7 @@ from pipelines.ragged import Values
 SPLIT = "esmm_tf_split"
 _REJECT = "esmm_tf_reject"
 _ORDER = "esmm_tf_order"
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _SQL_TYPES = {INT64: "bigint", FLOAT32: "double", STRING: "string"}
 
 
@@ -34,7 +35,7 @@ def typed_table(frame: Any, schema: Schema) -> Any:
     Raises:
       UserError: if a column is missing.
     """
-    types = {field.name: _SQL_TYPES[field.dtype] for field in schema.fields}
+    types = {field.name: _sql_type(field) for field in schema.fields}
     types |= {schema.labels.click: "bigint", schema.labels.conversion: "bigint"}
     missing = sorted(set(types) - set(frame.columns))
     if missing:
@@ -42,7 +43,7 @@ def typed_table(frame: Any, schema: Schema) -> Any:
             f"The table has no column {missing[0]!r}, which schema {schema.name!r} names. "
             f"It has {sorted(frame.columns)}."
         )
-    casts = {name: F.expr(f"try_cast(`{name}` as {kind})") for name, kind in types.items()}
+    casts = {name: _cast(name, kind) for name, kind in types.items()}
     reasons = [
         F.when(F.col(name).isNotNull() & cast.isNull(), F.lit(f"{name} is no {types[name]}"))
         for name, cast in casts.items()
@@ -81,8 +82,8 @@ def read_groups(
       rejected: receives the number of rows left out, by reason.
     """
     hashed = F.md5(F.concat(F.lit(f"{seed}:"), F.col(group_by).cast("string")))
-    fields = schema.fields
-    order = [_ORDER, group_by, *(f.name for f in fields if f.side != CONTEXT and f.dtype == INT64)]
+    sortable = (f for f in schema.fields if f.dtype != FLOAT32 and f.values != MANY)
+    order = [_ORDER, group_by, *(f.name for f in sortable if f.side != CONTEXT)]
     ordered = table.withColumn(_ORDER, hashed).orderBy(*order)
     for rows in _whole_groups(engine.stream(ordered), group_by):
         reasons = rows[_REJECT].drop_null().to_pylist()
@@ -93,6 +94,25 @@ def read_groups(
             yield from _groups(rows, schema, group_by=group_by, limit=max_group_size)
 
 
+def finite_number(name: str) -> Any:
+    """Returns a column as a double that float32 can hold; null if it is none."""
+    number = F.expr(f"try_cast(`{name}` as double)")
+    return F.when(F.abs(number) <= _MAX_FLOAT32, number)
+
+
+def _cast(name: str, kind: str) -> Any:
+    """Returns a column in that type, null if it does not fit; the engine alone would round 1.5."""
+    if kind == _SQL_TYPES[FLOAT32]:
+        return finite_number(name)
+    cast = F.expr(f"try_cast(`{name}` as {kind})")
+    return F.when(finite_number(name) == cast, cast) if kind == _SQL_TYPES[INT64] else cast
+
+
+def _sql_type(field: Feature | Key) -> str:
+    kind = _SQL_TYPES[field.dtype]
+    return f"array<{kind}>" if field.values == MANY else kind
+
+
 def _whole_groups(batches: Iterator[pa.RecordBatch], group_by: str) -> Iterator[pa.Table]:
     """Yields the rows again, never a group in two pieces."""
     held: list[pa.Table] = []
@@ -100,10 +120,8 @@ def _whole_groups(batches: Iterator[pa.RecordBatch], group_by: str) -> Iterator[
         held.append(pa.Table.from_batches([batch]))
         rows = pa.concat_tables(held)
         group = rows[group_by].to_numpy()
-        last = int(np.searchsorted(group != group[-1], False)) if len(group) == 1 else None
-        if last is None:
-            different = np.flatnonzero(group != group[-1])
-            last = int(different[-1]) + 1 if len(different) else 0
+        different = np.flatnonzero(group != group[-1])
+        last = int(different[-1]) + 1 if len(different) else 0
         if last:
             yield rows.slice(0, last)
         held = [rows.slice(last)]

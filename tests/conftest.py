@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: one schema with every kind of feature, and a data set of it."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import esmm_tf.startup  # noqa: F401 - holds back TensorFlow's start-up messages
+from esmm_tf import config, model_directory, shards
 from esmm_tf import schema as schema_lib
-from esmm_tf import shards
+from esmm_tf.methods import esmm
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("tests")
@@ -142,3 +145,102 @@ def data_set(
             first += size
         writer.write("test", build_group(1000, 4))
     return directory
+
+
+@pytest.fixture(scope="session")
+def served_schema(
+    schema: schema_lib.Schema, tmp_path_factory: pytest.TempPathFactory
+) -> schema_lib.Schema:
+    """Returns `schema` with its vocabulary in a file, and with all three combiners."""
+    path = tmp_path_factory.mktemp("vocabulary") / "query.txt"
+    path.write_text("shoes\nhats\n", encoding="utf-8")
+    query = schema_lib.VocabularyColumn(
+        file=str(path), file_size=2, out_of_vocabulary="hash", oov_buckets=3
+    )
+    changes = {"query": {"column": query}, "visits": {"combiner": "sqrtn"}}
+    features = tuple(
+        dataclasses.replace(feature, **changes.get(feature.name, {})) for feature in schema.features
+    )
+    return dataclasses.replace(schema, features=features)
+
+
+@pytest.fixture(scope="session")
+def varied_groups() -> list[dict[str, Any]]:
+    """Returns 8 groups of 1 to 4 impressions with present, absent, known and unknown values."""
+    rng = np.random.default_rng(7)
+    groups = []
+    first = 2000
+    for size in (1, 4, 2, 3, 1, 2, 4, 3):
+        samples = np.arange(first, first + size)
+        clicks = (samples % 3 > 0).astype(np.int64)
+        group = {
+            "user": [first],
+            "interests": rng.integers(0, 1000, first % 3),
+            "interests:weight": rng.uniform(0.5, 2.0, first % 3),
+            "query": [["shoes"], ["boots"], []][first % 3],
+            "age": [30.5][: first % 2],
+            "item": rng.integers(-5, 60, size),
+            "boost": samples,
+            "boost:weight": rng.uniform(0.5, 2.0, size),
+            "price": rng.uniform(0.0, 100.0, size),
+            "request": [f"request {first}"],
+            "sample": samples,
+            "click": clicks,
+            "conversion": clicks * (samples % 2),
+            "example_weight": rng.uniform(0.5, 2.0, size),
+            "oracle_pctr": rng.uniform(0.1, 0.9, size),
+            "oracle_pcvr": rng.uniform(0.1, 0.9, size),
+        }
+        for name, most in {"brand": 1, "tags": 3, "visits": 3, "stock": 1, "discount": 1}.items():
+            lengths = rng.integers(0, most + 1, size)
+            values = rng.integers(0, 9, lengths.sum())
+            if name in ("brand", "tags"):
+                values = np.array([f"{name} {value}" for value in values], dtype=object)
+            group[name] = values / 10 if name == "discount" else values
+            group[f"{name}:lengths"] = lengths
+        group["tags:weight"] = rng.uniform(0.5, 2.0, len(group["tags"]))
+        groups.append(group)
+        first += size
+    return groups
+
+
+@pytest.fixture(scope="session")
+def scored_data(
+    schema: schema_lib.Schema,
+    varied_groups: list[dict[str, Any]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> pathlib.Path:
+    """Returns a data set whose split `test` is `varied_groups` on one shard: 20 impressions."""
+    directory = tmp_path_factory.mktemp("scored") / "data"
+    with shards.DataSetWriter(str(directory), schema, num_shards=1) as writer:
+        for group in varied_groups:
+            writer.write("test", group)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def model_dir(
+    served_schema: schema_lib.Schema, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """Returns a model directory of `served_schema` with random weights, for reading only."""
+    directory = tmp_path_factory.mktemp("model") / "model_dir"
+    settings = model_directory.Settings(
+        train=config.TrainConfig(train_files="data", model_dir=str(directory)),
+        model=config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
+        optimizer=config.OptimizerConfig(),
+        input=config.InputConfig(),
+    )
+    model = esmm.build_esmm(served_schema, settings.model)
+    rng = np.random.default_rng(3)
+    model.set_weights([rng.normal(0.0, 0.5, weight.shape) for weight in model.get_weights()])
+    model_directory.save_settings(settings, served_schema, str(directory))
+    model_directory.save_history([{"train": {"impressions_per_second": 1234.5}}], str(directory))
+    weights = str(directory / model_directory.WEIGHTS)
+    tf.train.CheckpointManager(tf.train.Checkpoint(model=model), weights, max_to_keep=1).save()
+    return directory
+
+
+@pytest.fixture(scope="session")
+def trained(model_dir: pathlib.Path) -> model_directory.TrainedModel:
+    """Returns the model of `model_dir`."""
+    return model_directory.load_model(str(model_dir))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from esmm_tf import input_fn, shards
 from esmm_tf.config import InputConfig
@@ -351,3 +352,35 @@ def test_another_schema_than_the_records_is_refused(data_set, source, schema):
 
     with pytest.raises(UserError, match=re.escape(message)):
         input_fn.check_schema(source, schema)
+
+
+def test_shards_without_impressions_are_refused(data_set):
+    patterns = f"{data_set}/test-00001-*,{data_set}/test-00002-*"
+    message = f"'{patterns}' holds no impressions. Name shards that hold some."
+
+    with pytest.raises(UserError, match=re.escape(message)):
+        input_fn.find_source(patterns, split="train")
+
+
+def test_a_file_that_is_named_twice_is_read_twice(tmp_path, tiny_schema):
+    write_tiny(tmp_path, tiny_schema, [3], num_shards=1)
+
+    found = input_fn.find_source(f"{tmp_path},{tmp_path}/train-*", split="train")
+
+    assert found.impressions == 6
+    assert joined(read_batches(found, tiny_schema)) == [0, 1, 2, 0, 1, 2]
+
+
+def test_showing_progress_yields_every_batch_and_counts_its_impressions(
+    tiny_source, tiny_schema, monkeypatch
+):
+    bar = tqdm(total=39, disable=True)
+    counts = []
+    monkeypatch.setattr(bar, "update", counts.append)
+    monkeypatch.setattr(input_fn.progress, "build_bar", lambda total: bar if total == 39 else None)
+    dataset = input_fn.build_dataset(tiny_source, tiny_schema, InputConfig(batch_size=5))
+
+    batches = list(input_fn.show_progress(dataset, tiny_source))
+
+    assert counts == [len(batch["labels"]["click"]) for batch in batches]
+    assert sum(counts) == 39

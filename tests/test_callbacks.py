@@ -1,0 +1,146 @@
+"""What a run shows while it trains."""
+
+import io
+import math
+import types
+
+import pytest
+import tensorflow as tf
+from tqdm import tqdm
+
+from esmm_tf import callbacks, progress
+from esmm_tf.errors import UserError
+
+LOGS = {"loss": 0.5, "ctr_auc": 0.61, "cvr_auc_clicked": math.nan, "ctcvr_auc": 0.63}
+
+
+def attach(callback, *, step=0):
+    """Gives the callback a model whose optimizer has taken `step` steps."""
+    callback.set_model(types.SimpleNamespace(optimizer=types.SimpleNamespace(iterations=step)))
+    return callback
+
+
+def read_scalars(directory):
+    """Returns `(step, tag, value)` of every scalar, in the order of writing."""
+    (path,) = directory.iterdir()
+    points = []
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            points.append((event.step, value.tag, round(float(tf.make_ndarray(value.tensor)), 6)))
+    return points
+
+
+@pytest.fixture
+def bar(monkeypatch):
+    """Returns the bar that the callback draws, on a terminal that keeps its text."""
+    drawn = tqdm(total=30, file=io.StringIO(), mininterval=0, disable=False, ncols=200)
+    monkeypatch.setattr(progress, "build_bar", lambda *_: drawn)
+    return drawn
+
+
+def test_the_bar_counts_impressions_and_shows_the_metrics_so_far(bar):
+    callback = callbacks.Progress(30, "epoch 1 of 2")
+
+    callback.on_train_begin()
+    for place, impressions in enumerate((12.0, 19.0, 30.0)):
+        callback.on_train_batch_end(place, LOGS | {"impressions": impressions})
+        assert bar.n == impressions
+    callback.on_train_end()
+
+    text = bar.fp.getvalue()
+    assert "30/30" in text
+    assert "loss=0.5000, ctr_auc=0.6100, cvr_auc_clicked=nan, ctcvr_auc=0.6300" in text
+    assert text.endswith("\n")
+
+
+def test_a_bar_that_was_never_started_does_nothing():
+    callback = callbacks.Progress(30, "epoch 1 of 2")
+
+    callback.on_train_batch_end(0, LOGS | {"impressions": 12.0})
+
+    assert callback.on_train_end() is None
+
+
+def test_the_bar_is_silent_where_there_is_no_terminal(capfd):
+    with progress.build_bar(30, "title") as drawn:
+        drawn.update(30)
+
+    assert drawn.disable is True
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal_names_its_unit_and_total(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+
+    with progress.build_bar(30, "epoch 1 of 2") as drawn:
+        drawn.update(30)
+
+    assert "epoch 1 of 2: 100%" in terminal.getvalue()
+    assert "30.0/30.0" in terminal.getvalue()
+    assert " impressions/s]" in terminal.getvalue()
+
+
+def test_throughput_is_the_rate_after_the_first_batch(monkeypatch):
+    # The first batch takes 100 s, the two others half a second each.
+    times = iter([100.0, 100.0, 100.5, 101.0])
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(times))
+    throughput = callbacks.Throughput()
+
+    for place, impressions in enumerate((10.0, 50.0, 110.0)):
+        throughput.on_train_batch_end(place, {"impressions": impressions})
+
+    assert throughput.impressions_per_second == 100.0
+
+
+@pytest.mark.parametrize("num_batches", [0, 1])
+def test_throughput_of_fewer_than_two_batches_is_not_defined(num_batches):
+    throughput = callbacks.Throughput()
+
+    for place in range(num_batches):
+        throughput.on_train_batch_end(place, {"impressions": 10.0})
+
+    assert math.isnan(throughput.impressions_per_second)
+
+
+def test_curves_have_a_point_every_20_steps(tmp_path):
+    writer = tf.summary.create_file_writer(str(tmp_path))
+    callback = callbacks.TensorBoardCurves(writer)
+
+    for step in range(1, 61):
+        attach(callback, step=step).on_train_batch_end(0, {"loss": step / 10})
+    writer.close()
+
+    assert read_scalars(tmp_path) == [(20, "loss", 2.0), (40, "loss", 4.0), (60, "loss", 6.0)]
+
+
+def test_scalars_that_are_not_defined_leave_a_gap(tmp_path):
+    writer = tf.summary.create_file_writer(str(tmp_path))
+
+    callbacks.write_scalars(writer, LOGS | {"ctr_calibration": math.inf}, step=3)
+    writer.close()
+
+    assert read_scalars(tmp_path) == [
+        (3, "loss", 0.5),
+        (3, "ctr_auc", 0.61),
+        (3, "ctcvr_auc", 0.63),
+    ]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_run(loss):
+    callback = attach(callbacks.StopOnNonFiniteLoss(), step=17)
+    message = (
+        rf"^The loss is {loss} at step 17\. Lower --learning_rate, or scale the numeric features; "
+        r"the last checkpoint is kept\.$"
+    )
+
+    with pytest.raises(UserError, match=message):
+        callback.on_train_batch_end(0, {"loss": loss})
+
+
+def test_a_finite_loss_lets_the_run_go_on():
+    callback = attach(callbacks.StopOnNonFiniteLoss())
+
+    assert callback.on_train_batch_end(0, LOGS) is None

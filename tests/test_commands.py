@@ -1,0 +1,211 @@
+"""The commands as a user starts them."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from esmm_tf import evaluate, evaluation, export, flags, predict, saved_model, shards
+from esmm_tf.config import EvaluateConfig, ExportConfig, PredictConfig, ScoreConfig
+
+
+def run_command(name, *args):
+    """Returns a finished `python -m esmm_tf.<name>`, started without this process's variables."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    return subprocess.run(
+        [sys.executable, "-m", f"esmm_tf.{name}", *args],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copied(model_dir, tmp_path):
+    """Returns a model directory that a test may write to."""
+    directory = tmp_path / "model_dir"
+    subprocess.run(["cp", "-r", str(model_dir), str(directory)], check=True)  # noqa: S607
+    return directory
+
+
+def test_evaluate_writes_its_file_into_the_model_directory(copied, scored_data, capsys):
+    evaluate.main(ScoreConfig(model_dir=str(copied), files=str(scored_data)), EvaluateConfig())
+
+    result = json.loads((copied / "evaluation.json").read_text(encoding="utf-8"))
+    assert result["impressions"] == 20
+    assert result["trained_impressions_per_second"] == 1234.5
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[0] == "task"
+    assert lines[-2:] == [
+        "trained at 1,234 impressions/s",
+        f"wrote {copied / 'evaluation.json'}",
+    ]
+
+
+def test_evaluate_tells_no_rate_that_was_not_measured(
+    copied, data_set, tmp_path, monkeypatch, capsys
+):
+    history = [{"train": {"impressions_per_second": None}}]
+    (copied / "history.json").write_text(json.dumps(history), encoding="utf-8")
+    path = tmp_path / "new" / "other.json"
+    score = ScoreConfig(model_dir=str(copied), files=str(data_set), split="train", batch_size=7)
+    read = []
+
+    def record(_model, _schema, source, config):
+        read.append((source.impressions, config.batch_size))
+        return {"tasks": {}}
+
+    monkeypatch.setattr(evaluation, "evaluate", record)
+    evaluate.main(score, EvaluateConfig(output=str(path)))
+
+    assert read == [(39, 7)]
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert result == {"tasks": {}, "trained_impressions_per_second": None}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [f"wrote {path}"]
+    assert not (copied / "evaluation.json").exists()
+
+
+def test_predict_writes_a_row_an_impression(model_dir, scored_data, tmp_path, capsys):
+    path = tmp_path / "predictions.jsonl"
+    score = ScoreConfig(model_dir=str(model_dir), files=str(scored_data), batch_size=7)
+
+    predict.main(score, PredictConfig(output=str(path)))
+
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [row["sample"] for row in rows] == list(range(2000, 2020))
+    assert capsys.readouterr().out == f"wrote 20 impressions to {path}\n"
+
+
+def test_export_passes_the_model_and_the_version_on(
+    model_dir, served_schema, tmp_path, monkeypatch, capsys
+):
+    exported = []
+
+    def record(model, schema, export_dir, *, version):
+        exported.append((model.name, schema.name, export_dir, version))
+        return f"{export_dir}/{version}"
+
+    monkeypatch.setattr(saved_model, "export", record)
+    export.main(ExportConfig(model_dir=str(model_dir), export_dir=str(tmp_path), version=7))
+
+    assert exported == [("esmm", served_schema.name, str(tmp_path), 7)]
+    assert capsys.readouterr().out == f"wrote {tmp_path}/7\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "flag"),
+    [
+        ("train", "--early_stopping_patience"),
+        ("evaluate", "--split"),
+        ("predict", "--output"),
+        ("export", "--version"),
+    ],
+)
+def test_each_command_explains_its_flags(name, flag, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, f"esmm_tf.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, "tensorflow_io", raising=False)  # it would end pytest
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_module(f"esmm_tf.{name}", run_name="__main__")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(".")
+    assert {f"  {flag}", "  --model_dir", "  --flagfile"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("main", "config", "args"),
+    [
+        (evaluate.main, EvaluateConfig, []),
+        (predict.main, PredictConfig, ["--output=p.csv"]),
+    ],
+)
+def test_records_of_another_schema_than_the_models_are_refused(
+    main, config, args, model_dir, schema, build_group, tmp_path, capsys
+):
+    with shards.DataSetWriter(str(tmp_path), schema, num_shards=1) as writer:
+        writer.write("test", build_group(0, 1))
+    path = tmp_path / "manifest.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(tree | {"schema_hash": "0" * 16}), encoding="utf-8")
+    argv = ["command", f"--model_dir={model_dir}", f"--files={tmp_path}", *args]
+
+    with pytest.raises(SystemExit, match=r"^2$"):
+        flags.run(main, ScoreConfig, config, argv=argv)
+
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: The records in '{tmp_path}' were written with schema hash")
+
+
+@pytest.mark.slow
+def test_a_model_is_trained_measured_and_served_from_the_command_line(data_set, tmp_path):
+    model_dir = tmp_path / "model_dir"
+    flagfile = tmp_path / "train.flagfile"
+    flagfile.write_text(
+        f"--train_files={data_set}\n--validation_files={data_set}/test-*\n"
+        "--hidden_units=4\n--embedding_dim=2\n--batch_size=5\n--epochs=2\n",
+        encoding="utf-8",
+    )
+
+    commands = [
+        run_command("train", f"--flagfile={flagfile}", f"--model_dir={model_dir}"),
+        run_command("evaluate", f"--model_dir={model_dir}", f"--files={data_set}"),
+        run_command(
+            "predict",
+            f"--model_dir={model_dir}",
+            f"--files={data_set}",
+            "--split=train",
+            f"--output={tmp_path}/predictions.csv",
+        ),
+        run_command("export", f"--model_dir={model_dir}", f"--export_dir={tmp_path}/export"),
+    ]
+
+    assert [command.stderr for command in commands] == [""] * 4
+    assert [command.returncode for command in commands] == [0] * 4
+    shown = [command.stdout.splitlines() for command in commands]
+    assert shown[0][0].startswith("epoch 1 of 2, train: loss ")
+    assert len(shown[0]) == 6
+    assert json.loads((model_dir / "evaluation.json").read_text())["impressions"] == 4
+    assert [line.split()[0] for line in shown[1]] == [
+        "task",
+        "ctr",
+        "cvr_clicked",
+        "ctcvr",
+        "cvr_entire",
+        "trained",
+        "wrote",
+    ]
+    assert shown[2] == [f"wrote 39 impressions to {tmp_path}/predictions.csv"]
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 40
+    assert shown[3] == [f"wrote {tmp_path}/export/1"]
+    served = tf.saved_model.load(f"{tmp_path}/export/1").signatures["serving_default"]
+    empty = served(tf.constant([tf.train.Example().SerializeToString()]))
+    assert np.isfinite(empty["pctcvr"].numpy()).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("train", ["--model_dri=x"], "Unknown command line flag 'model_dri'. Did you mean: "),
+        (
+            "evaluate",
+            ["--model_dir=/nowhere", "--files=x"],
+            "'/nowhere' has no config.json, so it is no model directory.",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(name, args, message):
+    done = run_command(name, *args)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1

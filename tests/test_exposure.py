@@ -1,0 +1,196 @@
+"""The simulated shop: rates, selection bias, policy and overlaps behave as its settings say."""
+
+import numpy as np
+import pytest
+
+from esmm_tf.errors import UserError
+from pipelines import ali_ccp_fields, exposure, world
+
+SIZES = {"101": 5_916, "205": 64_128, "206": 1_220, "207": 12_295, "216": 4_219, "210": 13_960}
+NUM_GROUPS = 500
+
+
+def build_truth(**changes):
+    settings = {
+        "click_rate": 0.2,
+        "conversion_rate": 0.3,
+        "correlation": 0.0,
+        "click_strength": 1.0,
+        "conversion_strength": 1.0,
+        "policy_strength": 0.0,
+        "retargeting": 0.0,
+        "mean_group_size": 20.0,
+    }
+    return exposure.TruthConfig(**(settings | changes))
+
+
+def draw(shop, seed=5, num_groups=NUM_GROUPS):
+    return shop.draw(np.random.default_rng(seed), num_groups)
+
+
+def build_shop(**changes):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exposure, "_PILOT_GROUPS", 100)  # a rougher calibration, four times as fast
+        return exposure.Shop(build_truth(**changes), SIZES, seed=1)
+
+
+@pytest.fixture(scope="module")
+def shop():
+    """Returns a shop that shows at random, where conversions owe nothing to click propensity."""
+    return build_shop()
+
+
+@pytest.fixture(scope="module")
+def groups(shop):
+    return draw(shop)
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    return draw(build_shop(correlation=0.9))
+
+
+@pytest.fixture(scope="module")
+def selective():
+    return draw(build_shop(policy_strength=3.0))
+
+
+@pytest.fixture(scope="module")
+def retargeted():
+    return draw(build_shop(retargeting=0.8))
+
+
+def selection_bias(groups):
+    """Returns the true mean pCVR of clicked impressions over that of all."""
+    pcvr = groups.labels["oracle_pcvr"]
+    return pcvr[groups.labels["click"] == 1].mean() / pcvr.mean()
+
+
+def click_logits(groups):
+    """Returns the true click logit of each impression, and what it is a function of."""
+    group = np.repeat(np.arange(len(groups.sizes)), groups.sizes)
+    user = groups.context["101"].values[group]
+    shown = (user, groups.impressions["205"].values, groups.impressions["301"].values)
+    pctr = groups.labels["oracle_pctr"].astype(np.float64)
+    return np.log(pctr / (1 - pctr)), list(zip(*(ids.tolist() for ids in shown), strict=True))
+
+
+def visited(groups, group):
+    """Returns the shops in a group's behaviours."""
+    values = groups.context["110_14"]
+    return set(values.values[values.starts[group] : values.starts[group + 1]])
+
+
+def mean_values(fields):
+    return {name: values.lengths.mean() for name, values in fields.items()}
+
+
+@pytest.mark.parametrize("name", ["click_rate", "conversion_rate"])
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.5, float("nan")])
+def test_rates_lie_strictly_between_0_and_1(name, value):
+    with pytest.raises(UserError, match=rf"--{name} is {value}. Give a number in \(0, 1\)."):
+        build_truth(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["correlation", "retargeting"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_shares_lie_between_0_and_1(name, value):
+    with pytest.raises(UserError, match=rf"--{name} is {value}. Give a number in \[0, 1\]."):
+        build_truth(**{name: value})
+
+
+def test_a_group_has_at_least_one_impression_on_average():
+    with pytest.raises(UserError, match=r"--mean_group_size is 0.5. Give at least 1."):
+        build_truth(mean_group_size=0.5)
+
+
+def test_contexts_have_one_row_a_group_and_all_else_one_an_impression(groups):
+    num_impressions = groups.sizes.sum()
+
+    assert len(groups.sizes) == NUM_GROUPS
+    assert set(groups.context) | set(groups.impressions) == set(ali_ccp_fields.BY_NAME)
+    assert {len(values.lengths) for values in groups.context.values()} == {NUM_GROUPS}
+    assert {len(values.lengths) for values in groups.impressions.values()} == {num_impressions}
+    assert {len(labels) for labels in groups.labels.values()} == {num_impressions}
+
+
+def test_group_sizes_are_geometric_with_the_mean_asked_for(groups):
+    # A geometric variable of mean 20 has standard deviation sqrt(20 * 19).
+    assert groups.sizes.min() == 1
+    assert groups.sizes.mean() == pytest.approx(20, abs=4 * np.sqrt(20 * 19 / NUM_GROUPS))
+    assert groups.sizes.std() == pytest.approx(np.sqrt(20 * 19), rel=0.2)
+
+
+def test_the_same_generator_draws_the_same_groups_and_another_others(shop, groups):
+    again, other = draw(shop), draw(shop, seed=6)
+
+    assert again.impressions["205"].values.tolist() == groups.impressions["205"].values.tolist()
+    np.testing.assert_array_equal(again.labels["oracle_pcvr"], groups.labels["oracle_pcvr"])
+    assert other.context["101"].values.tolist() != groups.context["101"].values.tolist()
+
+
+def test_click_and_conversion_rates_are_those_asked_for(groups):
+    click, conversion = groups.labels["click"], groups.labels["conversion"]
+
+    assert click.mean() == pytest.approx(0.2, rel=0.1)
+    assert conversion.sum() / click.sum() == pytest.approx(0.3, rel=0.1)
+
+
+def test_without_correlation_clicked_impressions_convert_like_all(groups):
+    assert selection_bias(groups) == pytest.approx(1, abs=0.08)
+
+
+def test_correlation_makes_clicked_impressions_convert_more_than_all(correlated):
+    assert selection_bias(correlated) > 1.3
+
+
+def test_a_strong_policy_shows_what_will_be_clicked(groups, selective):
+    # The same users and items exist in both shops; only the intercept of pCTR differs, by which
+    # the mean is held at the click rate. It is read from what both happened to show.
+    logits, shown = click_logits(groups)
+    strong_logits, strongly_shown = click_logits(selective)
+    known = dict(zip(shown, logits, strict=True))
+    shifts = [
+        strong - known[key]
+        for key, strong in zip(strongly_shown, strong_logits, strict=True)
+        if key in known
+    ]
+
+    preferred = strong_logits.mean() - np.median(shifts) - logits.mean()
+
+    assert len(shifts) > 100
+    assert np.ptp(shifts) < 1e-3
+    assert preferred > 0.5
+
+
+def test_retargeting_shows_more_of_what_the_user_visited(groups, retargeted):
+    rare, often = mean_values(groups.impressions), mean_values(retargeted.impressions)
+
+    for cross in ("508", "509", "702", "853"):
+        assert often[cross] > 1.08 * rare[cross], cross
+
+
+def test_behaviours_are_visits_counted_in_logarithms(groups):
+    for name, (field, _) in world.BEHAVIOURS.items():
+        behaviour = groups.context[name]
+        counts = np.expm1(behaviour.weights.astype(np.float64))
+
+        assert behaviour.values.max() < SIZES[field]
+        np.testing.assert_allclose(counts, np.rint(counts), rtol=1e-5)
+        assert counts.min() == pytest.approx(1)
+        assert counts.max() > 1.5
+
+
+def test_two_contexts_of_a_user_visit_more_alike_than_those_of_two_users(shop, groups):
+    other = draw(shop, seed=6)
+    users, others = groups.context["101"].values, other.context["101"].values
+    same = np.argwhere(users[:, np.newaxis] == others)
+    different = np.stack([same[:, 0], np.roll(same[:, 1], 1)], axis=1)
+
+    alike = [
+        np.mean([len(visited(groups, first) & visited(other, second)) for first, second in pairs])
+        for pairs in (same, different)
+    ]
+
+    assert len(same) > 20
+    assert alike[0] > 1.2 * alike[1]

@@ -1,0 +1,90 @@
+"""What reaches standard error while TensorFlow is imported."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from esmm_tf import startup
+
+
+def run_python(code, **variables):
+    """Runs code in a fresh interpreter, without the variables that this one has set."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_what_native_code_and_python_write_inside_is_held_back(capfd):
+    with startup.stderr_held_back():
+        os.write(2, b"chatter of a library\n")
+        subprocess.run(["sh", "-c", "echo chatter of a child >&2"], check=True)  # noqa: S607
+
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_written_before_and_after_is_shown(capfd):
+    os.write(2, b"before\n")
+    with startup.stderr_held_back():
+        os.write(2, b"inside\n")
+    os.write(2, b"after\n")
+
+    assert capfd.readouterr().err == "before\nafter\n"
+
+
+@pytest.mark.parametrize("error", [ImportError("no such symbol"), KeyboardInterrupt("no more")])
+def test_an_exception_shows_what_was_held_back_and_passes(capfd, error):
+    @startup.stderr_held_back()
+    def fail():
+        os.write(2, b"why it failed\n")
+        raise error
+
+    with pytest.raises(type(error), match=r"^no "):
+        fail()
+    os.write(2, b"after\n")
+
+    assert capfd.readouterr().err == "why it failed\nafter\n"
+
+
+def test_no_file_descriptor_is_left_open():
+    before = os.listdir("/proc/self/fd")
+
+    with startup.stderr_held_back():
+        inside = os.listdir("/proc/self/fd")
+
+    assert len(os.listdir("/proc/self/fd")) == len(before) < len(inside)
+
+
+def test_an_import_that_fails_shows_everything(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'libfoo.so is missing\\n')\nraise ImportError('cannot load')\n",
+        encoding="utf-8",
+    )
+
+    done = run_python("import esmm_tf.startup", PYTHONPATH=str(tmp_path))
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("libfoo.so is missing\nTraceback")
+    assert done.stderr.endswith("ImportError: cannot load\n")
+
+
+@pytest.mark.slow
+def test_the_import_in_a_fresh_process_prints_nothing():
+    done = run_python("import esmm_tf.startup, sys; print('tensorflow' in sys.modules)")
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+@pytest.mark.slow
+def test_a_log_level_that_the_user_chose_is_kept():
+    code = "import os, esmm_tf.startup; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+
+    done = run_python(code, TF_CPP_MIN_LOG_LEVEL="0")
+
+    assert (done.returncode, done.stdout) == (0, "0\n")
