@@ -20,12 +20,13 @@ CORE = [
 PIPELINES = [
     "sqlframe>=4.0,<5",  # the PySpark DataFrame API on an embedded engine
     "duckdb>=1.2,<2",  # that engine: out of core, no Java; 2.0 prints leak reports at exit
-    "pyarrow>=16",  # its rows as arrays; Parquet
+    "pyarrow>=16,<27",  # its rows as arrays; Parquet
 ]
 IO = [
     "tensorflow-io>=0.37.1,<0.38",  # s3://, hdfs://, az:// paths; its last release
     "tensorflow>=2.17,<2.18",  # the newest TensorFlow that tensorflow-io loads on
     "tf_keras>=2.17,<2.18",  # of the same minor
+    "pyarrow<19",  # later ones need NumPy 2, which TensorFlow 2.17 does not allow
     "setuptools<81",  # tensorflow-io imports pkg_resources
 ]
 DEV = [

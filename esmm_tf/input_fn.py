@@ -50,6 +50,7 @@ def find_source(patterns: str, *, split: str) -> Source:
     files: list[str] = []
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
         files += _expand(pattern, split=split)
+    files = list(dict.fromkeys(files))  # a file that two patterns match is read once
     if not files:
         raise UserError("No files of records are named. Name files, a glob or a directory.")
     known = {name: manifest.load_manifest(name) for name in {os.path.dirname(f) for f in files}}

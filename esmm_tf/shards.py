@@ -28,8 +28,8 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
       source: what the manifest says of the origin.
 
     Raises:
-      UserError: if `directory` holds a finished data set and `overwrite` is false, or there would
-        be no shards.
+      UserError: if `directory` holds a finished data set and `overwrite` is false, there would be
+        no shards, or, at the end, no impression was written.
     """
 
     def __init__(
@@ -99,6 +99,11 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
             shard.close()
         if error_type is not None:
             return
+        if self.num_impressions == 0:
+            raise UserError(
+                f"No impression was written to {self._directory!r}. "
+                f"Rejected rows: {dict(self.rejected) or 'none'}. Check the input."
+            )
         for shard in shards:
             shard.rename()
         schema_file.save_schema(self._schema, self._directory, keys.SCHEMA_FILE)

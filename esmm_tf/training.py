@@ -99,7 +99,9 @@ class _Trainer:
 
     def run(self) -> None:
         if self._checkpoints.restore_or_initialize() is not None:
-            print(f"resuming after epoch {int(self._epochs_done)} of {self._settings.train.epochs}")
+            what = "nothing left to train" if self._is_finished() else "resuming"
+            done, epochs = int(self._epochs_done), self._settings.train.epochs
+            print(f"{what} after epoch {done} of {epochs}", flush=True)
         while not self._is_finished():
             self._run_epoch(int(self._epochs_done))
         for writer in self._writers.values():

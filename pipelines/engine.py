@@ -95,7 +95,9 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
           UserError: if the engine fails, for instance because the disk is full.
         """
         try:
-            result = self._connection.execute(frame.sql(dialect="duckdb", pretty=False))
+            # DuckDB optimizes the query itself; sqlglot's rewriting has dropped an IS NULL here.
+            query = frame.sql(dialect="duckdb", optimize=False, pretty=False)
+            result = self._connection.execute(query)
             yield from result.fetch_record_batch(_ROWS_AT_ONCE)
         except duckdb.Error as error:
             raise UserError(f"The engine stopped: {error}") from None

@@ -12,6 +12,7 @@ from esmm_tf.shards import DataSetWriter
 from pipelines import grouping
 from pipelines.engine import DuckDBEngine, F, Window
 
+_TIME = r"^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}$"
 # Column -> what the schema calls its difference from the search's mean.
 _COMPARED = {
     "prop_starrating": "starrating_to_search",
@@ -122,8 +123,13 @@ def with_features(log: Any) -> Any:
 
 
 def with_split(log: Any, config: ExpediaConfig) -> Any:
-    """Returns the log with the split of each row: searches in the order of their time."""
-    searches = log.groupBy("srch_id").agg(F.min("date_time").alias("search_time"))
+    """Returns the log with the split of each row: searches in the order of their time.
+
+    A row has none if no row of its search tells the time.
+    """
+    time = F.when(F.col("date_time").rlike(_TIME), F.col("date_time"))
+    searches = log.groupBy("srch_id").agg(F.min(time).alias("search_time"))
+    searches = searches.where(F.col("search_time").isNotNull())
     order = Window.orderBy("search_time", "srch_id")
     searches = searches.withColumn("place", F.percent_rank().over(order))
     split = (

@@ -56,6 +56,7 @@ def typed_table(frame: Any, schema: Schema) -> Any:
     reasons.append(F.when(conversion > click, F.lit("conversion without click")))
     single = [field for field in schema.fields if field.values == ONE]
     reasons += [F.when(casts[f.name].isNull(), F.lit(f"{f.name} is missing")) for f in single]
+    reasons.append(F.when(F.col(SPLIT).isNull(), F.lit("its time is not known")))
     columns = [cast.alias(name) for name, cast in casts.items()]
     return frame.select(*columns, F.col(SPLIT), F.coalesce(*reasons).alias(_REJECT))
 
@@ -82,8 +83,9 @@ def read_groups(
       rejected: receives the number of rows left out, by reason.
     """
     hashed = F.md5(F.concat(F.lit(f"{seed}:"), F.col(group_by).cast("string")))
-    sortable = (f for f in schema.fields if f.dtype != FLOAT32 and f.values != MANY)
-    order = [_ORDER, group_by, *(f.name for f in sortable if f.side != CONTEXT)]
+    # All single values, so that rows have one order: equal rows aside, nothing depends on chance.
+    single = [f.name for f in schema.fields if f.values != MANY and f.name != group_by]
+    order = [_ORDER, group_by, *single, schema.labels.click, schema.labels.conversion]
     ordered = table.withColumn(_ORDER, hashed).orderBy(*order)
     for rows in _whole_groups(engine.stream(ordered), group_by):
         reasons = rows[_REJECT].drop_null().to_pylist()

@@ -278,6 +278,7 @@ def test_input_fn_parses_the_searches_with_their_own_schema(converted):
     assert np.isnan(batch["features"]["prop_review_score"].numpy()).sum() == 2
 
 
+@pytest.mark.slow  # planning the query takes seconds
 def test_a_finished_data_set_is_not_replaced_unasked(converted, log):
     with pytest.raises(UserError, match=r"already holds a data set. .* --overwrite."):
         convert(log, converted)
@@ -303,6 +304,7 @@ def test_a_log_without_a_column_that_the_pipeline_reads_is_refused(tmp_path, nam
         convert(path, tmp_path / "out")
 
 
+@pytest.mark.slow  # planning the query takes seconds
 def test_the_competitions_test_csv_is_refused_for_its_lack_of_labels(tmp_path):
     header = [name for name in HEADER if name not in ("click_bool", "booking_bool", "position")]
     path = write_csv(tmp_path / "test.csv", [HOTEL], header=header)
@@ -415,3 +417,14 @@ def test_a_mistake_ends_synthetic_with_its_message_alone(tmp_path, flag, message
 
     assert (result.returncode, result.stdout) == (2, "")
     assert re.fullmatch(message, result.stderr)
+
+
+def test_a_search_without_a_time_is_rejected_and_a_row_without_one_takes_its_searchs(tmp_path):
+    rows = [hotel(1), hotel(1, date_time="soon"), hotel(2), hotel(3)]
+    rows += [hotel(4, date_time="2013"), hotel(4, date_time="")]
+
+    convert(write_csv(tmp_path / "log.csv", rows), tmp_path / "records")
+
+    found = manifest.load_manifest(str(tmp_path / "records"))
+    assert found.rejected == {"its time is not known": 2}
+    assert sum(found.impressions(split) for split in found.splits) == 4

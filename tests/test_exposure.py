@@ -76,9 +76,14 @@ def click_logits(groups):
 
 
 def visited(groups, group):
-    """Returns the shops in a group's behaviours."""
-    values = groups.context["110_14"]
+    """Returns the intention nodes in a group's behaviours."""
+    values = groups.context["150_14"]
     return set(values.values[values.starts[group] : values.starts[group + 1]])
+
+
+def share_in_common(first, second):
+    """Returns how much of the smaller set the larger one holds."""
+    return len(first & second) / max(1, min(len(first), len(second)))
 
 
 def mean_values(fields):
@@ -187,10 +192,10 @@ def test_two_contexts_of_a_user_visit_more_alike_than_those_of_two_users(shop, g
     same = np.argwhere(users[:, np.newaxis] == others)
     different = np.stack([same[:, 0], np.roll(same[:, 1], 1)], axis=1)
 
-    alike = [
-        np.mean([len(visited(groups, first) & visited(other, second)) for first, second in pairs])
+    alike, unlike = (
+        np.mean([share_in_common(visited(groups, a), visited(other, b)) for a, b in pairs])
         for pairs in (same, different)
-    ]
+    )
 
     assert len(same) > 20
-    assert alike[0] > 1.2 * alike[1]
+    assert alike > 1.2 * unlike

@@ -185,3 +185,15 @@ def test_a_failed_replacement_is_no_data_set(data_set, schema, build_group):
 def test_no_shards_are_refused(tmp_path, schema, num_shards):
     with pytest.raises(UserError, match=f"--num_shards is {num_shards}. Give a number above 0."):
         shards.DataSetWriter(str(tmp_path), schema, num_shards=num_shards)
+
+
+def test_a_data_set_without_impressions_is_refused_with_what_was_rejected(tmp_path, schema):
+    message = r"No impression was written to .*Rejected rows: \{'too late': 2\}. Check the input."
+
+    with (
+        pytest.raises(UserError, match=message),
+        shards.DataSetWriter(str(tmp_path), schema) as writer,
+    ):
+        writer.rejected["too late"] = 2
+
+    assert not (tmp_path / "manifest.json").exists()

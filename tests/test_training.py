@@ -288,7 +288,7 @@ def test_a_finished_run_that_is_started_again_changes_nothing(data, finished, ca
 
     train(data, finished, epochs=3, seed=11, deterministic=True)
 
-    assert capsys.readouterr().out == "resuming after epoch 3 of 3\n"
+    assert capsys.readouterr().out == "nothing left to train after epoch 3 of 3\n"
     assert is_same(read_checkpoint(finished, "weights"), before)
     assert (finished / "history.json").read_bytes() == history
 
@@ -322,7 +322,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(data, tmp_path, monk
     # The epochs 3 and 4 are no better than epoch 2, and starting again trains no fifth one.
     history = model_directory.load_history(str(tmp_path))
     assert [entry["validation"]["loss"] for entry in history] == [1.0, 0.5, 0.7, 0.5]
-    assert capsys.readouterr().out.endswith("resuming after epoch 4 of 5\n")
+    assert capsys.readouterr().out.endswith("nothing left to train after epoch 4 of 5\n")
     kept = model_directory.load_model(str(tmp_path)).model.get_weights()
     for place, array in enumerate(kept):
         np.testing.assert_array_equal(array, weights[1][place])

@@ -206,9 +206,9 @@ def test_visit_scores_are_the_products_of_both_tastes():
 
 
 def test_ali_ccp_fields_state_the_published_statistics():
-    assert len(ali_ccp_fields.FIELDS) == len(ali_ccp_fields.BY_NAME) == 23
-    assert ali_ccp_fields.NUM_IMPRESSIONS / ali_ccp_fields.NUM_CONTEXTS == pytest.approx(
-        57.9, abs=0.01
-    )
+    mean_group_size = ali_ccp_fields.NUM_IMPRESSIONS / ali_ccp_fields.NUM_CONTEXTS
     behaviours = [ali_ccp_fields.BY_NAME[name].mean_values for name in world.BEHAVIOURS]
+
+    assert len(ali_ccp_fields.FIELDS) == len(ali_ccp_fields.BY_NAME) == 23
+    assert mean_group_size == pytest.approx(57.9, abs=0.01)
     assert behaviours == [69, 250, 154, 136]
