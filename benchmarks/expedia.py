@@ -23,8 +23,9 @@ from esmm_tf import (
     schema_file,
     training,
 )
+from esmm_tf.columns import NumericColumn
 from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig, setting
-from esmm_tf.schema import CONTEXT, NumericColumn, Schema
+from esmm_tf.schema import CONTEXT, Schema
 from pipelines import expedia
 
 _SPLITS = (keys.TRAIN, keys.VALIDATION, keys.TEST)

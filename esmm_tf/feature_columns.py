@@ -12,17 +12,16 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys
-from esmm_tf.errors import UserError
-from esmm_tf.schema import (
+from esmm_tf.columns import (
     INT64,
     BucketizedColumn,
-    Feature,
     HashBucketColumn,
     IdentityColumn,
     NumericColumn,
-    Schema,
     VocabularyColumn,
 )
+from esmm_tf.errors import UserError
+from esmm_tf.schema import Feature, Schema
 
 
 class Tokens(NamedTuple):

@@ -7,10 +7,11 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys, losses, metrics
+from esmm_tf.columns import NumericColumn
 from esmm_tf.config import ModelConfig
 from esmm_tf.embedding import FusedEmbedding
 from esmm_tf.feature_columns import CategoricalReader, scale_numeric
-from esmm_tf.schema import CONTEXT, IMPRESSION, Feature, NumericColumn, Schema
+from esmm_tf.schema import CONTEXT, IMPRESSION, Feature, Schema
 
 Labels = Mapping[str, tf.Tensor]
 Outputs = dict[str, tf.Tensor]

@@ -19,11 +19,12 @@ from typing import Any
 import tensorflow as tf
 
 from esmm_tf import keys, schema_file
+from esmm_tf.columns import VocabularyColumn
 from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.methods import esmm
 from esmm_tf.model import EntireSpaceModel
-from esmm_tf.schema import Schema, VocabularyColumn
+from esmm_tf.schema import Schema
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"

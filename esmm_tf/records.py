@@ -13,19 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
+from esmm_tf.columns import FLOAT32, INT64, NumericColumn
 from esmm_tf.errors import UserError
-from esmm_tf.schema import (
-    CONTEXT,
-    FLOAT32,
-    IMPRESSION,
-    INT64,
-    MANY,
-    ONE,
-    Feature,
-    Key,
-    NumericColumn,
-    Schema,
-)
+from esmm_tf.schema import CONTEXT, IMPRESSION, MANY, ONE, Feature, Key, Schema
 
 Group = Mapping[str, Sequence[Any] | np.ndarray]
 

@@ -4,46 +4,37 @@ One schema drives what the writer writes, what the input function parses, what t
 and what the serving signatures accept. `tfrecords_schema/README.md` defines its file format.
 """
 
-import collections
 import dataclasses
 import hashlib
 import json
-import math
 from typing import ClassVar, Literal
 
 from esmm_tf import keys
+from esmm_tf.columns import (
+    DTYPES,
+    INT64,
+    STRING,
+    Column,
+    NumericColumn,
+    VocabularyColumn,
+    check_choice,
+    check_positive,
+)
 from esmm_tf.errors import UserError
 
 CONTEXT: Literal["context"] = "context"
 IMPRESSION: Literal["impression"] = "impression"
-
-INT64: Literal["int64"] = "int64"
-FLOAT32: Literal["float32"] = "float32"
-STRING: Literal["string"] = "string"
 
 ONE: Literal["one"] = "one"
 OPTIONAL: Literal["optional"] = "optional"
 MANY: Literal["many"] = "many"
 
 SIDES = (CONTEXT, IMPRESSION)
-DTYPES = (INT64, FLOAT32, STRING)
 VALUES = (ONE, OPTIONAL, MANY)
 COMBINERS = ("sum", "mean", "sqrtn")
 INITIALIZERS = ("truncated_normal", "uniform", "zeros")
-SCALINGS = ("none", "log", "standard")
-OUT_OF_VOCABULARY = ("embed", "drop", "hash")
 CATEGORICAL_MISSING = ("zero", "embed")
 NUMERIC_MISSING = ("zero", "indicator")
-
-
-def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UserError(f"{what} is {value!r}. Use one of {', '.join(map(repr, choices))}.")
-
-
-def _check_positive(what: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise UserError(f"{what} is {value!r}. Give a finite number above 0.")
 
 
 def _check_name(what: str, name: str) -> None:
@@ -57,138 +48,6 @@ def _check_name(what: str, name: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IdentityColumn:
-    """Integer ids in `[0, vocabulary_size)` are table rows as they are."""
-
-    vocabulary_size: int
-    out_of_vocabulary: str = "embed"
-    dtypes = (INT64,)
-
-    def __post_init__(self) -> None:
-        _check_positive("vocabulary_size", self.vocabulary_size)
-        _check_choice("out_of_vocabulary", self.out_of_vocabulary, ("embed", "drop"))
-
-    @property
-    def num_ids(self) -> int:
-        """Returns the number of table rows for values, out-of-vocabulary row included."""
-        return self.vocabulary_size + (self.out_of_vocabulary == "embed")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HashBucketColumn:
-    """The 64-bit FarmHash of a value (an integer's decimal text), modulo `hash_buckets`."""
-
-    hash_buckets: int
-    dtypes = (INT64, STRING)
-
-    def __post_init__(self) -> None:
-        _check_positive("hash_buckets", self.hash_buckets)
-
-    @property
-    def num_ids(self) -> int:
-        """Returns the number of table rows for values."""
-        return self.hash_buckets
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VocabularyColumn:
-    """A value's row is its place in `values`, or the number of its line in `file`.
-
-    `file_size` is the number of lines of `file`; the reader of the schema counts them.
-    """
-
-    values: tuple[int | str, ...] = ()
-    file: str | None = None
-    file_size: int = 0
-    out_of_vocabulary: str = "embed"
-    oov_buckets: int = 1
-    dtypes = (INT64, STRING)
-
-    def __post_init__(self) -> None:
-        _check_choice("out_of_vocabulary", self.out_of_vocabulary, OUT_OF_VOCABULARY)
-        _check_positive("oov_buckets", self.oov_buckets)
-        if self.oov_buckets > 1 and self.out_of_vocabulary != "hash":
-            raise UserError(
-                f"oov_buckets is {self.oov_buckets} and out_of_vocabulary is "
-                f"{self.out_of_vocabulary!r}. More than one bucket needs "
-                "out_of_vocabulary = 'hash'."
-            )
-        if bool(self.values) == bool(self.file):
-            raise UserError(
-                "a vocabulary needs either values = [...] with at least one value, or "
-                "file = '...', and one of them only."
-            )
-        repeated = [v for v, count in collections.Counter(self.values).items() if count > 1]
-        if repeated:
-            raise UserError(f"the vocabulary repeats {repeated[0]!r}. Give every value once.")
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Returns the number of known values."""
-        return len(self.values) or self.file_size
-
-    @property
-    def num_oov_ids(self) -> int:
-        """Returns the number of rows that values outside the vocabulary share."""
-        return 0 if self.out_of_vocabulary == "drop" else self.oov_buckets
-
-    @property
-    def num_ids(self) -> int:
-        """Returns the number of table rows for values, out-of-vocabulary rows included."""
-        return self.vocabulary_size + self.num_oov_ids
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NumericColumn:
-    """A number that enters the towers as it is, without an embedding.
-
-    `scaling`: `none`; `log`, which is `sign(x) * ln(1 + |x|)`; `standard`, which is
-    `(x - mean) / stddev`.
-    """
-
-    scaling: str = "none"
-    mean: float = 0.0
-    stddev: float = 1.0
-    dtypes = (INT64, FLOAT32)
-
-    def __post_init__(self) -> None:
-        _check_choice("scaling", self.scaling, SCALINGS)
-        _check_positive("stddev", self.stddev)
-        if not math.isfinite(self.mean):
-            raise UserError(f"mean is {self.mean}. Give a finite number.")
-        if self.scaling != "standard" and (self.mean, self.stddev) != (0.0, 1.0):
-            raise UserError(
-                f"mean and stddev are given and scaling is {self.scaling!r}. "
-                "Set scaling = 'standard' or remove them."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BucketizedColumn:
-    """A number's row is how many of `boundaries` are at or below it."""
-
-    boundaries: tuple[float, ...]
-    dtypes = (INT64, FLOAT32)
-
-    def __post_init__(self) -> None:
-        finite = all(math.isfinite(b) for b in self.boundaries)
-        rising = all(a < b for a, b in zip(self.boundaries, self.boundaries[1:], strict=False))
-        if not (self.boundaries and finite and rising):
-            raise UserError(
-                f"boundaries are {list(self.boundaries)}. Give at least one, finite and rising."
-            )
-
-    @property
-    def num_ids(self) -> int:
-        """Returns the number of buckets."""
-        return len(self.boundaries) + 1
-
-
-CategoricalColumn = IdentityColumn | HashBucketColumn | VocabularyColumn | BucketizedColumn
-Column = CategoricalColumn | NumericColumn
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
     """An embedding table. `embedding_dim=None` takes the model's `--embedding_dim`."""
 
@@ -198,10 +57,10 @@ class Table:
     initializer_scale: float = 0.05
 
     def __post_init__(self) -> None:
-        _check_choice("initializer", self.initializer, INITIALIZERS)
-        _check_positive("initializer_scale", self.initializer_scale)
+        check_choice("initializer", self.initializer, INITIALIZERS)
+        check_positive("initializer_scale", self.initializer_scale)
         if self.embedding_dim is not None:
-            _check_positive("embedding_dim", self.embedding_dim)
+            check_positive("embedding_dim", self.embedding_dim)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,10 +79,10 @@ class Feature:
 
     def __post_init__(self) -> None:
         _check_name("a feature", self.name)
-        _check_choice("side", self.side, SIDES)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("values", self.values, VALUES)
-        _check_choice("combiner", self.combiner, COMBINERS)
+        check_choice("side", self.side, SIDES)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("values", self.values, VALUES)
+        check_choice("combiner", self.combiner, COMBINERS)
         if self.dtype not in self.column.dtypes:
             raise UserError(
                 f"dtype is {self.dtype!r}, which its column cannot read. "
@@ -237,12 +96,12 @@ class Feature:
         if isinstance(self.column, NumericColumn):
             self._check_numeric()
         else:
-            _check_choice("missing", self.missing, CATEGORICAL_MISSING)
+            check_choice("missing", self.missing, CATEGORICAL_MISSING)
         if isinstance(self.column, VocabularyColumn):
             self._check_vocabulary(self.column)
 
     def _check_numeric(self) -> None:
-        _check_choice("missing", self.missing, NUMERIC_MISSING)
+        check_choice("missing", self.missing, NUMERIC_MISSING)
         if self.values == MANY or self.weighted:
             raise UserError(
                 "a numeric column has one value and no weight. Set values to 'one' or 'optional' "
@@ -292,8 +151,8 @@ class Key:
 
     def __post_init__(self) -> None:
         _check_name("a key", self.name)
-        _check_choice("side", self.side, SIDES)
-        _check_choice("dtype", self.dtype, (INT64, STRING))
+        check_choice("side", self.side, SIDES)
+        check_choice("dtype", self.dtype, (INT64, STRING))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

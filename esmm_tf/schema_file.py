@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli_w
 
+from esmm_tf import columns
 from esmm_tf import schema as schema_lib
 from esmm_tf.errors import UserError
 
@@ -19,11 +20,11 @@ FORMAT_VERSION = 1
 VOCABULARY_DIRECTORY = "vocabularies"
 
 COLUMNS = {
-    "identity": schema_lib.IdentityColumn,
-    "hash_bucket": schema_lib.HashBucketColumn,
-    "vocabulary": schema_lib.VocabularyColumn,
-    "numeric": schema_lib.NumericColumn,
-    "bucketized": schema_lib.BucketizedColumn,
+    "identity": columns.IdentityColumn,
+    "hash_bucket": columns.HashBucketColumn,
+    "vocabulary": columns.VocabularyColumn,
+    "numeric": columns.NumericColumn,
+    "bucketized": columns.BucketizedColumn,
 }
 _TOP_KEYS = [
     "format_version",
@@ -66,7 +67,7 @@ def save_schema(schema: schema_lib.Schema, directory: str, file_name: str) -> No
     features = []
     for feature in schema.features:
         column = feature.column
-        if isinstance(column, schema_lib.VocabularyColumn) and column.file is not None:
+        if isinstance(column, columns.VocabularyColumn) and column.file is not None:
             relative = f"{VOCABULARY_DIRECTORY}/{feature.name}.txt"
             with open(column.file, encoding="utf-8", newline="\n") as file:
                 _write(os.path.join(directory, relative), file.read())
@@ -143,14 +144,14 @@ def _feature(entry: Any, *, place: str, directory: str) -> schema_lib.Feature:
         directory=directory,
         dtype=entry.get("dtype"),
     )
-    if embedding and isinstance(column, schema_lib.NumericColumn):
+    if embedding and isinstance(column, columns.NumericColumn):
         raise UserError(
             f"{place}: a numeric column has no embedding. Remove it, or use a bucketized column."
         )
     return _build(schema_lib.Feature, {**entry, **embedding}, place=place, column=column)
 
 
-def _column(entry: Any, *, place: str, directory: str, dtype: Any) -> schema_lib.Column:
+def _column(entry: Any, *, place: str, directory: str, dtype: Any) -> columns.Column:
     _check_table(entry, place=place)
     entry = dict(entry)
     kind = entry.pop("kind", None)
@@ -182,7 +183,7 @@ def _vocabulary_size(path: str, *, place: str, dtype: Any) -> int:
             raise UserError(
                 f"{place}: vocabulary {path!r}, line {number} {what}. Give one new value a line."
             )
-        if dtype == schema_lib.INT64 and not re.fullmatch(r"-?\d+", line):
+        if dtype == columns.INT64 and not re.fullmatch(r"-?\d+", line):
             raise UserError(
                 f"{place}: vocabulary {path!r}, line {number} is {line!r}, and the feature's dtype "
                 "is int64. Give one integer a line."

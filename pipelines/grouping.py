@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute
 
 from esmm_tf import keys, records
+from esmm_tf.columns import FLOAT32, INT64, STRING
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, FLOAT32, INT64, MANY, ONE, STRING, Feature, Key, Schema
+from esmm_tf.schema import CONTEXT, MANY, ONE, Feature, Key, Schema
 from pipelines.engine import DuckDBEngine, F
 from pipelines.ragged import Values
 

@@ -10,9 +10,10 @@ import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import flags, keys, progress, records
+from esmm_tf.columns import INT64, IdentityColumn
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
-from esmm_tf.schema import INT64, ONE, Feature, IdentityColumn, Schema, Table
+from esmm_tf.schema import ONE, Feature, Schema, Table
 from esmm_tf.shards import DataSetWriter
 from pipelines import ali_ccp_fields
 from pipelines.exposure import Groups, Shop, TruthConfig

@@ -5,21 +5,11 @@ import pytest
 import sklearn.metrics
 import tensorflow as tf
 
+from esmm_tf.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
 from esmm_tf.config import ModelConfig
 from esmm_tf.methods.esmm import build_esmm
 from esmm_tf.optimizers import RowwiseAdam
-from esmm_tf.schema import (
-    CONTEXT,
-    FLOAT32,
-    IMPRESSION,
-    INT64,
-    MANY,
-    OPTIONAL,
-    Feature,
-    IdentityColumn,
-    NumericColumn,
-    Schema,
-)
+from esmm_tf.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
 
 ITEM = Feature(name="item", side=IMPRESSION, dtype=INT64, column=IdentityColumn(vocabulary_size=4))
 USER = Feature(

@@ -12,9 +12,10 @@ import tensorflow as tf
 from sklearn import metrics as reference
 
 from esmm_tf import evaluation, input_fn, shards
+from esmm_tf.columns import IdentityColumn
 from esmm_tf.config import InputConfig, ModelConfig
 from esmm_tf.methods import esmm
-from esmm_tf.schema import Feature, IdentityColumn, Schema
+from esmm_tf.schema import Feature, Schema
 
 CLICK = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
 CONVERSION = np.array([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])

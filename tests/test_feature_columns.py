@@ -4,6 +4,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from esmm_tf.columns import (
+    FLOAT32,
+    INT64,
+    STRING,
+    BucketizedColumn,
+    HashBucketColumn,
+    IdentityColumn,
+    NumericColumn,
+    VocabularyColumn,
+)
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import (
     CategoricalReader,
@@ -11,22 +21,7 @@ from esmm_tf.feature_columns import (
     scale_numeric,
     tensor_names,
 )
-from esmm_tf.schema import (
-    CONTEXT,
-    FLOAT32,
-    IMPRESSION,
-    INT64,
-    MANY,
-    OPTIONAL,
-    STRING,
-    BucketizedColumn,
-    Feature,
-    HashBucketColumn,
-    IdentityColumn,
-    NumericColumn,
-    Schema,
-    VocabularyColumn,
-)
+from esmm_tf.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 

@@ -5,8 +5,9 @@ import collections
 import pytest
 
 from esmm_tf import records
+from esmm_tf.columns import HashBucketColumn, NumericColumn
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, HashBucketColumn, Key, Labels, NumericColumn, Schema
+from esmm_tf.schema import Feature, Key, Labels, Schema
 from pipelines import grouping
 from pipelines.engine import DuckDBEngine, F
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from esmm_tf import model_directory
+from esmm_tf.columns import IdentityColumn, VocabularyColumn
 from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.methods import esmm
-from esmm_tf.schema import IdentityColumn, VocabularyColumn
 
 
 def build_settings(directory, *, model=None, optimizer=None, reading=None, **settings):

@@ -5,19 +5,15 @@ import math
 
 import pytest
 
-from esmm_tf.errors import UserError
-from esmm_tf.schema import (
+from esmm_tf.columns import (
     BucketizedColumn,
-    Feature,
     HashBucketColumn,
     IdentityColumn,
-    Key,
-    Labels,
     NumericColumn,
-    Schema,
-    Table,
     VocabularyColumn,
 )
+from esmm_tf.errors import UserError
+from esmm_tf.schema import Feature, Key, Labels, Schema, Table
 
 
 def build_feature(**fields):

@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import callbacks, input_fn, model_directory, schema_file, shards, training
+from esmm_tf.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
-from esmm_tf.schema import Feature, HashBucketColumn, IdentityColumn, Labels, Schema
+from esmm_tf.schema import Feature, Labels, Schema
 
 SCHEMA = Schema(
     name="tiny",
