@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import esmm_tf.startup  # noqa: F401 - holds back TensorFlow's start-up messages
-from esmm_tf import config, model_directory, shards
+from esmm_tf import columns, config, model_directory, shards
 from esmm_tf import schema as schema_lib
 from esmm_tf.methods import esmm
 
@@ -21,20 +21,18 @@ hypothesis.settings.load_profile("tests")
 BuildGroup = Callable[[int, int], dict[str, Any]]
 
 
-def _context(name: str, dtype: str, column: schema_lib.Column, **more: Any) -> schema_lib.Feature:
+def _context(name: str, dtype: str, column: columns.Column, **more: Any) -> schema_lib.Feature:
     return schema_lib.Feature(name=name, side="context", dtype=dtype, column=column, **more)
 
 
-def _impression(
-    name: str, dtype: str, column: schema_lib.Column, **more: Any
-) -> schema_lib.Feature:
+def _impression(name: str, dtype: str, column: columns.Column, **more: Any) -> schema_lib.Feature:
     return schema_lib.Feature(name=name, side="impression", dtype=dtype, column=column, **more)
 
 
 @pytest.fixture(scope="session")
 def schema() -> schema_lib.Schema:
     """Returns a schema that uses everything a schema can hold."""
-    hashed = schema_lib.HashBucketColumn(hash_buckets=100)
+    hashed = columns.HashBucketColumn(hash_buckets=100)
     return schema_lib.Schema(
         name="shop",
         features=(
@@ -43,7 +41,7 @@ def schema() -> schema_lib.Schema:
             _context(
                 "query",
                 "string",
-                schema_lib.VocabularyColumn(
+                columns.VocabularyColumn(
                     values=("shoes", "hats"), out_of_vocabulary="hash", oov_buckets=3
                 ),
                 values="optional",
@@ -52,21 +50,21 @@ def schema() -> schema_lib.Schema:
             _context(
                 "age",
                 "float32",
-                schema_lib.NumericColumn(scaling="standard", mean=40.0, stddev=12.5),
+                columns.NumericColumn(scaling="standard", mean=40.0, stddev=12.5),
                 values="optional",
                 missing="indicator",
             ),
-            _impression("item", "int64", schema_lib.IdentityColumn(vocabulary_size=50)),
+            _impression("item", "int64", columns.IdentityColumn(vocabulary_size=50)),
             _impression("boost", "int64", hashed, weighted=True),
             _impression("brand", "string", hashed, values="optional", table="brands"),
             _impression("tags", "string", hashed, values="many", weighted=True, table="brands"),
             _impression("visits", "int64", hashed, values="many"),
-            _impression("price", "float32", schema_lib.NumericColumn(scaling="log")),
-            _impression("stock", "int64", schema_lib.NumericColumn(), values="optional"),
+            _impression("price", "float32", columns.NumericColumn(scaling="log")),
+            _impression("stock", "int64", columns.NumericColumn(), values="optional"),
             _impression(
                 "discount",
                 "float32",
-                schema_lib.BucketizedColumn(boundaries=(0.1, 0.5)),
+                columns.BucketizedColumn(boundaries=(0.1, 0.5)),
                 values="optional",
             ),
         ),
@@ -154,7 +152,7 @@ def served_schema(
     """Returns `schema` with its vocabulary in a file, and with all three combiners."""
     path = tmp_path_factory.mktemp("vocabulary") / "query.txt"
     path.write_text("shoes\nhats\n", encoding="utf-8")
-    query = schema_lib.VocabularyColumn(
+    query = columns.VocabularyColumn(
         file=str(path), file_size=2, out_of_vocabulary="hash", oov_buckets=3
     )
     changes = {"query": {"column": query}, "visits": {"combiner": "sqrtn"}}

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
+from esmm_tf import columns, schema_file
 from esmm_tf import schema as schema_lib
-from esmm_tf import schema_file
 from esmm_tf.errors import UserError
 
 README = pathlib.Path(__file__).parents[1] / "tfrecords_schema" / "README.md"
@@ -65,7 +65,7 @@ def test_what_a_minimal_file_leaves_out_has_its_default(load):
                 missing="zero",
                 table=None,
                 combiner="sum",
-                column=schema_lib.IdentityColumn(vocabulary_size=10, out_of_vocabulary="embed"),
+                column=columns.IdentityColumn(vocabulary_size=10, out_of_vocabulary="embed"),
             ),
         ),
         tables=(),
@@ -83,33 +83,33 @@ def test_what_a_minimal_file_leaves_out_has_its_default(load):
         (
             'kind = "identity", vocabulary_size = 9, out_of_vocabulary = "drop"',
             "int64",
-            schema_lib.IdentityColumn(vocabulary_size=9, out_of_vocabulary="drop"),
+            columns.IdentityColumn(vocabulary_size=9, out_of_vocabulary="drop"),
         ),
         (
             'kind = "hash_bucket", hash_buckets = 100',
             "string",
-            schema_lib.HashBucketColumn(hash_buckets=100),
+            columns.HashBucketColumn(hash_buckets=100),
         ),
         (
             'kind = "vocabulary", values = ["a", "ä"], out_of_vocabulary = "hash", oov_buckets = 2',
             "string",
-            schema_lib.VocabularyColumn(values=("a", "ä"), out_of_vocabulary="hash", oov_buckets=2),
+            columns.VocabularyColumn(values=("a", "ä"), out_of_vocabulary="hash", oov_buckets=2),
         ),
         (
             'kind = "vocabulary", values = [-1, 3]',
             "int64",
-            schema_lib.VocabularyColumn(values=(-1, 3), out_of_vocabulary="embed", oov_buckets=1),
+            columns.VocabularyColumn(values=(-1, 3), out_of_vocabulary="embed", oov_buckets=1),
         ),
-        ('kind = "numeric"', "float32", schema_lib.NumericColumn(scaling="none")),
+        ('kind = "numeric"', "float32", columns.NumericColumn(scaling="none")),
         (
             'kind = "numeric", scaling = "standard", mean = 40, stddev = 12.5',
             "int64",
-            schema_lib.NumericColumn(scaling="standard", mean=40.0, stddev=12.5),
+            columns.NumericColumn(scaling="standard", mean=40.0, stddev=12.5),
         ),
         (
             'kind = "bucketized", boundaries = [-1, 0.5]',
             "float32",
-            schema_lib.BucketizedColumn(boundaries=(-1.0, 0.5)),
+            columns.BucketizedColumn(boundaries=(-1.0, 0.5)),
         ),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_vocabulary_file_is_found_beside_the_schema_and_its_lines_are_counted(
     schema = load(with_column('kind = "vocabulary", file = "items.txt"'))
 
     column = schema.field("item").column
-    assert column == schema_lib.VocabularyColumn(file=str(tmp_path / "items.txt"), file_size=3)
+    assert column == columns.VocabularyColumn(file=str(tmp_path / "items.txt"), file_size=3)
     assert column.num_ids == 4
 
 
@@ -502,12 +502,12 @@ def test_the_documentation_names_every_key_of_the_file(cls):
     "choices",
     [
         schema_lib.SIDES,
-        schema_lib.DTYPES,
+        columns.DTYPES,
         schema_lib.VALUES,
         schema_lib.COMBINERS,
         schema_lib.INITIALIZERS,
-        schema_lib.SCALINGS,
-        schema_lib.OUT_OF_VOCABULARY,
+        columns.SCALINGS,
+        columns.OUT_OF_VOCABULARY,
         schema_lib.CATEGORICAL_MISSING,
         schema_lib.NUMERIC_MISSING,
         tuple(schema_file.COLUMNS),
