@@ -75,17 +75,6 @@ def click_logits(groups):
     return np.log(pctr / (1 - pctr)), list(zip(*(ids.tolist() for ids in shown), strict=True))
 
 
-def visited(groups, group):
-    """Returns the intention nodes in a group's behaviours."""
-    values = groups.context["150_14"]
-    return set(values.values[values.starts[group] : values.starts[group + 1]])
-
-
-def share_in_common(first, second):
-    """Returns how much of the smaller set the larger one holds."""
-    return len(first & second) / max(1, min(len(first), len(second)))
-
-
 def mean_values(fields):
     return {name: values.lengths.mean() for name, values in fields.items()}
 
@@ -186,16 +175,14 @@ def test_behaviours_are_visits_counted_in_logarithms(groups):
         assert counts.max() > 1.5
 
 
-def test_two_contexts_of_a_user_visit_more_alike_than_those_of_two_users(shop, groups):
-    other = draw(shop, seed=6)
-    users, others = groups.context["101"].values, other.context["101"].values
-    same = np.argwhere(users[:, np.newaxis] == others)
-    different = np.stack([same[:, 0], np.roll(same[:, 1], 1)], axis=1)
+def test_users_visit_what_they_want_more_than_what_is_popular(shop):
+    rng = np.random.default_rng(0)
+    users = np.arange(100)
+    latent, items = shop._users.latent[users], shop._catalogue.latent
 
-    alike, unlike = (
-        np.mean([share_in_common(visited(groups, a), visited(other, b)) for a, b in pairs])
-        for pairs in (same, different)
-    )
+    visited = shop._visited(rng, users)
 
-    assert len(same) > 20
-    assert alike > 1.2 * unlike
+    popular = world.zipf_ranks(rng, visited.shape, len(items))
+    wanted = world.visit_scores(latent, items[visited]).mean()
+    usual = world.visit_scores(latent, items[popular]).mean()
+    assert wanted > usual + 0.3
