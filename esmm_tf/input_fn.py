@@ -13,8 +13,6 @@ from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema import Schema
 
-_GZIP = "GZIP"
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
@@ -22,6 +20,7 @@ class Source:
 
     files: tuple[str, ...]
     compression: str
+    schema_hash: str
     shards: tuple[manifest.Shard, ...]
 
     @property
@@ -68,6 +67,7 @@ def find_source(patterns: str, *, split: str) -> Source:
     source = Source(
         files=tuple(files),
         compression=compressions.pop(),
+        schema_hash=hashes.pop(),
         shards=tuple(_shard(file, known[os.path.dirname(file)]) for file in files),
     )
     if source.impressions == 0:
@@ -81,13 +81,12 @@ def check_schema(source: Source, schema: Schema) -> None:
     Raises:
       UserError: if the hash in the manifest differs.
     """
-    found = manifest.load_manifest(source.directory).schema_hash
-    if found != schema.record_hash():
+    if source.schema_hash != schema.record_hash():
         raise UserError(
-            f"The records in {source.directory!r} were written with schema hash {found}, and the "
-            f"schema {schema.name!r} has {schema.record_hash()}. Features, keys, sides, dtypes, "
-            "values and weights must be the same: give the data set's own schema.toml with "
-            "--schema, or write the data set again."
+            f"The records in {source.directory!r} were written with schema hash "
+            f"{source.schema_hash}, and the schema {schema.name!r} has {schema.record_hash()}. "
+            "Features, keys, sides, dtypes, values and weights must be the same: give the data "
+            "set's own schema.toml with --schema, or write the data set again."
         )
 
 

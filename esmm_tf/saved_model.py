@@ -8,13 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys, records
-from esmm_tf.columns import FLOAT32, INT64, NumericColumn
+from esmm_tf.columns import FLOAT32, INT64, STRING, NumericColumn
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import CategoricalReader, tensor_names
 from esmm_tf.schema import MANY, Feature, Schema
 
 # Stands for "no value" in the dense inputs of `predict_tensors`.
-PADDING = {INT64: np.iinfo(np.int64).min, FLOAT32: np.nan, "string": ""}
+PADDING = {INT64: np.iinfo(np.int64).min, FLOAT32: np.nan, STRING: ""}
 
 
 def export(model: Any, schema: Schema, export_dir: str, *, version: int = 0) -> str:
