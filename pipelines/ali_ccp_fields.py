@@ -8,6 +8,9 @@ NUM_IMPRESSIONS = 42_300_135
 NUM_CONTEXTS = 730_600
 CLICK_RATE = 0.0389
 CONVERSION_RATE_OF_CLICKS = 0.00535
+# Rows of the training files whose conversion is 1 and whose click is 0.
+NUM_LABEL_ANOMALIES = 230
+LABEL_ANOMALY_RATE = NUM_LABEL_ANOMALIES / NUM_IMPRESSIONS
 
 
 @dataclasses.dataclass(frozen=True)
