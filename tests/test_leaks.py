@@ -1,0 +1,204 @@
+"""What a single feature predicts: the answer itself is caught, an id of its own row is not."""
+
+import numpy as np
+import pytest
+
+from esmm_tf import columns, input_fn, shards
+from esmm_tf import schema as schema_lib
+from pipelines import batches, leaks
+
+NUM_GROUPS = 600
+SIZE = 5
+HASHED = columns.HashBucketColumn(hash_buckets=100)
+NUMERIC = columns.NumericColumn()
+
+
+def feature(name, dtype="int64", column=HASHED, **more):
+    return schema_lib.Feature(
+        name=name, side=more.pop("side", "impression"), dtype=dtype, column=column, **more
+    )
+
+
+def measure(tmp_path, declared, build):
+    """Returns the AUCs of one feature in a log of 3,000 impressions with random labels.
+
+    `build` makes the record keys of a group from a generator, its number, clicks and conversions.
+    """
+    schema = schema_lib.Schema(name="leak", features=(declared,))
+    rng = np.random.default_rng(5)
+    with shards.DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
+        for number in range(NUM_GROUPS):
+            click = (rng.random(SIZE) < 0.3).astype(np.int64)
+            conversion = click * (rng.random(SIZE) < 0.4)
+            group = build(rng, number, click, conversion)
+            writer.write("train", {"click": click, "conversion": conversion, **group})
+    source = input_fn.find_source(str(tmp_path / "data"), split="train")
+    meter = leaks.LeakMeter(schema)
+    for batch in batches.read_batches(source, schema):
+        meter.add(batch)
+    if meter.needs_scores:
+        meter.score(batches.read_batches(source, schema))
+    return meter.result()[declared.name]
+
+
+def of_one(values):
+    return {"f": values, "f:lengths": np.ones(SIZE, np.int64)}
+
+
+def where(present, values):
+    """Returns an optional feature that only the impressions of `present` have."""
+    return {"f": np.asarray(values)[present == 1], "f:lengths": present.astype(np.int64)}
+
+
+def test_an_id_of_each_impression_predicts_nothing(tmp_path):
+    aucs = measure(
+        tmp_path, feature("f"), lambda rng, n, click, buy: {"f": np.arange(SIZE) + n * SIZE}
+    )
+
+    assert aucs == {"ctr_auc": 0.5, "ctcvr_auc": 0.5, "cvr_auc_clicked": 0.5}
+
+
+def test_a_many_valued_id_of_each_impression_predicts_nothing(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", values="many"),
+        lambda rng, n, click, buy: of_one(np.arange(SIZE) + n * SIZE),
+    )
+
+    assert aucs == {"ctr_auc": 0.5, "ctcvr_auc": 0.5, "cvr_auc_clicked": 0.5}
+
+
+@pytest.mark.parametrize("values", ["one", "optional", "many"])
+def test_a_copy_of_the_click_is_a_leak(tmp_path, values):
+    build = of_one if values != "one" else lambda f: {"f": f}
+
+    aucs = measure(
+        tmp_path, feature("f", values=values), lambda rng, n, click, buy: build(7 + 2 * click)
+    )
+
+    assert aucs["ctr_auc"] == 1.0
+    assert aucs["cvr_auc_clicked"] < 0.55
+
+
+def test_a_copy_of_the_conversion_is_a_leak_of_it_in_both_spaces(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", "string"),
+        lambda rng, n, click, buy: {"f": np.where(buy, "paid", "open").astype(object)},
+    )
+
+    assert aucs["ctcvr_auc"] == 1.0
+    assert aucs["cvr_auc_clicked"] == 1.0
+    assert 0.6 < aucs["ctr_auc"] < 0.8
+
+
+def test_a_value_that_only_clicks_have_is_a_leak_whatever_it_is(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", values="optional"),
+        lambda rng, n, click, buy: where(click, np.arange(SIZE) + n * SIZE),
+    )
+
+    assert aucs["ctr_auc"] > 0.95
+
+
+def test_a_number_that_only_clicks_have_is_a_leak_whatever_it_is(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", "float32", NUMERIC, values="optional"),
+        lambda rng, n, click, buy: where(click, rng.normal(size=SIZE)),
+    )
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+def test_a_number_that_clicks_lack_is_a_leak(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", "float32", NUMERIC, values="optional"),
+        lambda rng, n, click, buy: where(1 - click, rng.normal(size=SIZE)),
+    )
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_number_that_rises_or_falls_with_the_click_is_a_leak(tmp_path, sign):
+    aucs = measure(
+        tmp_path,
+        feature("f", "float32", NUMERIC),
+        lambda rng, n, click, buy: {"f": sign * (click + 0.9 * rng.random(SIZE))},
+    )
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+def test_a_number_neither_rising_nor_falling_is_a_leak_if_its_values_repeat(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", "float32", NUMERIC),
+        lambda rng, n, click, buy: {"f": np.where(click, 0.0, rng.choice([-1.0, 1.0], SIZE))},
+    )
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+def test_the_number_of_values_can_leak(tmp_path):
+    def build(_rng, n, click, _buy):
+        lengths = 1 + click
+        return {"f": np.arange(lengths.sum()) + n * 2 * SIZE, "f:lengths": lengths}
+
+    aucs = measure(tmp_path, feature("f", values="many"), build)
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+def test_weights_can_leak(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", weighted=True),
+        lambda rng, n, click, buy: {"f": np.zeros(SIZE, np.int64), "f:weight": 1.0 + click},
+    )
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+def test_buckets_of_many_numbers_can_leak(tmp_path):
+    aucs = measure(
+        tmp_path,
+        feature("f", "float32", columns.BucketizedColumn(boundaries=(0.0,)), values="many"),
+        lambda rng, n, click, buy: of_one((2 * click - 1) * (0.1 + rng.random(SIZE))),
+    )
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+def test_a_context_feature_predicts_the_rate_of_its_groups(tmp_path):
+    def build(_rng, _n, click, _buy):
+        return {"f": [int(click.any())]}
+
+    aucs = measure(tmp_path, feature("f", side="context"), build)
+
+    # All clicks are in groups with one; of the rest, the share 0.7**4 is in groups without.
+    assert aucs["ctr_auc"] == pytest.approx(0.5 + 0.7**4 / 2, abs=0.02)
+
+
+def test_a_row_of_many_values_has_the_mean_of_their_rates_by_weight(tmp_path):
+    def build(_rng, n, click, _buy):
+        if n % 2:
+            return of_one(click) | {"f:weight": np.ones(SIZE)}
+        values = np.stack([click, 1 - click], axis=1).reshape(-1)
+        weights = np.tile([0.9, 0.1], SIZE)
+        return {"f": values, "f:weight": weights, "f:lengths": np.full(SIZE, 2)}
+
+    aucs = measure(tmp_path, feature("f", values="many", weighted=True), build)
+
+    assert aucs["ctr_auc"] == 1.0
+
+
+def test_too_few_positives_have_no_auc(tmp_path, monkeypatch):
+    monkeypatch.setattr(leaks, "MIN_POSITIVES", 250)
+
+    aucs = measure(tmp_path, feature("f"), lambda rng, n, click, buy: {"f": click})
+
+    assert aucs == {"ctr_auc": 1.0, "ctcvr_auc": None, "cvr_auc_clicked": None}
