@@ -1,6 +1,7 @@
 """Dataclass fields to absl flags and back; nothing below this layer sees a flag."""
 
 import dataclasses
+import errno
 import os
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from esmm_tf.errors import UserError
 
 _USER_MISTAKE = 2
 _INTERRUPTED = 130
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run(
@@ -45,6 +47,11 @@ def _run(main: Callable[..., None], configs: Sequence[type], argv: list[str]) ->
         main(*(_read(config, values) for config in configs))
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
+        return _USER_MISTAKE
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        print(f"error: {error}. Make room, or name a directory with more.", file=sys.stderr)
         return _USER_MISTAKE
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

@@ -2,8 +2,11 @@
 
 import collections
 import contextlib
+import dataclasses
+import errno
 import os
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,10 +17,13 @@ from esmm_tf.errors import UserError
 from esmm_tf.schema import Schema
 
 _GZIP = "GZIP"
+_TEMPORARY = ".tmp"
 
 
 class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
     """Writes groups into shards; leaving the context without an error makes them a data set.
+
+    Groups come one by one, by `write`, or as shards that other processes wrote, by `adopt`.
 
     Args:
       directory: where to write; created if missing.
@@ -44,29 +50,30 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
     ) -> None:
         if num_shards <= 0:
             raise UserError(f"--num_shards is {num_shards}. Give a number above 0.")
-        self._directory = directory
-        self._schema = schema
-        self._num_shards = num_shards
-        self._compression = _GZIP if compressed else ""
+        self.directory = directory
+        self.schema = schema
+        self.num_shards = num_shards
+        self.compression = _GZIP if compressed else ""
         self._source = dict(source or {})
-        self._splits: dict[str, list[_Shard]] = {}
+        self._open: dict[str, list[ShardWriter]] = {}
+        self._adopted: dict[str, list[manifest.Shard]] = {}
         self.rejected: collections.Counter[str] = collections.Counter()
         self._prepare(overwrite=overwrite)
 
     def _prepare(self, *, overwrite: bool) -> None:
         """Removes what an interrupted run, or with `overwrite` a finished one, left behind."""
-        path = os.path.join(self._directory, keys.MANIFEST_FILE)
+        path = os.path.join(self.directory, keys.MANIFEST_FILE)
         if os.path.exists(path):
             if not overwrite:
                 raise UserError(
-                    f"{self._directory!r} already holds a data set. Choose another directory, or "
+                    f"{self.directory!r} already holds a data set. Choose another directory, or "
                     "replace it with --overwrite."
                 )
             os.remove(path)
-        os.makedirs(self._directory, exist_ok=True)
-        for name in os.listdir(self._directory):
+        os.makedirs(self.directory, exist_ok=True)
+        for name in os.listdir(self.directory):
             if ".tfrecord" in name:
-                os.remove(os.path.join(self._directory, name))
+                os.remove(os.path.join(self.directory, name))
 
     def write(self, split: str, group: records.Group) -> None:
         """Checks one group and appends it to a shard of its split.
@@ -74,81 +81,177 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         Raises:
           UserError: if the group does not fit the schema.
         """
-        records.check_group(group, self._schema)
-        shards = self._splits.get(split)
+        records.check_group(group, self.schema)
+        shards = self._open.get(split)
         if shards is None:
-            shards = self._splits[split] = [
-                self._open(split, place) for place in range(self._num_shards)
+            shards = self._open[split] = [
+                self._new_shard(split, place) for place in range(self.num_shards)
             ]
-        shards[sum(shard.records for shard in shards) % self._num_shards].write(group)
+        shards[sum(shard.records for shard in shards) % self.num_shards].write(group)
+
+    def adopt(self, split: str, shard: manifest.Shard) -> None:
+        """Takes a shard that `write_shards` wrote; those of a split are numbered as they come.
+
+        Raises:
+          UserError: if its file is not in the directory.
+        """
+        if not os.path.exists(os.path.join(self.directory, shard.file)):
+            raise UserError(
+                f"A worker wrote {shard.file!r}, which is not in {self.directory!r} on this "
+                "machine. Write to a file system that this machine and all workers share."
+            )
+        self._adopted.setdefault(split, []).append(shard)
 
     @property
     def num_impressions(self) -> int:
         """Returns the number of impressions written so far."""
-        return sum(shard.impressions for shards in self._splits.values() for shard in shards)
+        return sum(shard.impressions for shards in self._shards().values() for shard in shards)
 
-    def _open(self, split: str, place: int) -> "_Shard":
-        suffix = ".tfrecord.gz" if self._compression else ".tfrecord"
-        name = f"{split}-{place:05d}-of-{self._num_shards:05d}{suffix}"
-        return _Shard(os.path.join(self._directory, name), self._compression)
+    def _new_shard(self, split: str, place: int) -> "ShardWriter":
+        name = _final_name(split, place, self.num_shards, compression=self.compression)
+        return ShardWriter(self.directory, name + _TEMPORARY, self.compression)
+
+    def _shards(self) -> dict[str, list[manifest.Shard]]:
+        """Returns the shards of each split, under their temporary names."""
+        return {
+            split: [shard.counts() for shard in self._open.get(split, ())]
+            + self._adopted.get(split, [])
+            for split in dict.fromkeys([*self._open, *self._adopted])
+        }
 
     def __exit__(self, error_type: Any, error: Any, traceback: Any) -> None:
         """Closes the shards; without an error renames them and writes schema and manifest."""
-        shards = [shard for split in self._splits.values() for shard in split]
-        for shard in shards:
-            shard.close()
+        for shards in self._open.values():
+            for shard in shards:
+                shard.close()
         if error_type is not None:
             return
         if self.num_impressions == 0:
             raise UserError(
-                f"No impression was written to {self._directory!r}. "
+                f"No impression was written to {self.directory!r}. "
                 f"Rejected rows: {dict(self.rejected) or 'none'}. Check the input."
             )
-        for shard in shards:
-            shard.rename()
-        schema_file.save_schema(self._schema, self._directory, keys.SCHEMA_FILE)
+        splits = {split: self._named(split, found) for split, found in self._shards().items()}
+        self._remove_strays()
+        schema_file.save_schema(self.schema, self.directory, keys.SCHEMA_FILE)
         found = manifest.Manifest(
-            schema_hash=self._schema.record_hash(),
-            splits={
-                split: tuple(shard.counts() for shard in shards)
-                for split, shards in self._splits.items()
-            },
-            compression=self._compression,
+            schema_hash=self.schema.record_hash(),
+            splits=splits,
+            compression=self.compression,
             rejected=dict(self.rejected),
             source=self._source,
         )
-        manifest.write_manifest(found, self._directory)
+        manifest.write_manifest(found, self.directory)
+
+    def _named(self, split: str, shards: list[manifest.Shard]) -> tuple[manifest.Shard, ...]:
+        """Gives the shards of a split their final names and returns them."""
+        named = []
+        for place, shard in enumerate(shards):
+            name = _final_name(split, place, len(shards), compression=self.compression)
+            os.replace(os.path.join(self.directory, shard.file), os.path.join(self.directory, name))
+            named.append(dataclasses.replace(shard, file=name))
+        return tuple(named)
+
+    def _remove_strays(self) -> None:
+        """Removes what attempts left behind whose shards were not adopted."""
+        for name in os.listdir(self.directory):
+            if ".tfrecord" in name and name.endswith(_TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(self.directory, name))
 
 
-class _Shard:
-    """One open file of records and its counts."""
+class ShardWriter:
+    """One open file of records and its counts.
 
-    def __init__(self, path: str, compression: str) -> None:
-        self._path = path
-        self._temporary = f"{path}.tmp"
-        self._writer = tf.io.TFRecordWriter(self._temporary, compression)
-        self.records = self.impressions = self._clicks = self._conversions = 0
+    Args:
+      directory: that holds it.
+      name: of the file.
+      compression: `""` or `"GZIP"`.
+    """
+
+    def __init__(self, directory: str, name: str, compression: str = "") -> None:
+        self._name = name
+        self._path = os.path.join(directory, name)
+        self._writer = tf.io.TFRecordWriter(self._path, compression)
+        self.records = self._impressions = self._clicks = self._conversions = 0
 
     def write(self, group: records.Group) -> None:
-        self._writer.write(records.encode_group(group))
+        """Appends a group that has been checked."""
+        with self._system_errors():
+            self._writer.write(records.encode_group(group))
         self.records += 1
-        self.impressions += len(group[keys.CLICK])
+        self._impressions += len(group[keys.CLICK])
         self._clicks += int(np.sum(group[keys.CLICK]))
         self._conversions += int(np.sum(group[keys.CONVERSION]))
 
     def close(self) -> None:
-        self._writer.close()
-
-    def rename(self) -> None:
-        with open(self._temporary, "rb") as file:
+        """Ends the file, so that its records outlive a crash of the machine."""
+        with self._system_errors():
+            self._writer.close()
+        with open(self._path, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(self._temporary, self._path)
+
+    @contextlib.contextmanager
+    def _system_errors(self) -> Iterator[None]:
+        """Raises the error of a full disk as the system does; TensorFlow's tells nothing."""
+        try:
+            yield
+        except tf.errors.ResourceExhaustedError:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path) from None
 
     def counts(self) -> manifest.Shard:
+        """Returns what the file holds so far."""
         return manifest.Shard(
-            file=os.path.basename(self._path),
+            file=self._name,
             records=self.records,
-            impressions=self.impressions,
+            impressions=self._impressions,
             clicks=self._clicks,
             conversions=self._conversions,
         )
+
+
+def write_shards(
+    groups: Iterable[tuple[str, records.Group]],
+    schema: Schema,
+    *,
+    directory: str,
+    compression: str = "",
+) -> dict[str, manifest.Shard]:
+    """Writes groups into one shard a split, to be adopted, and returns these shards.
+
+    A worker calls this, maybe several times for the same groups. Each call has file names of its
+    own, so that nothing it leaves behind is taken for the shards of another.
+
+    Args:
+      groups: with their splits.
+      schema: that they must fit.
+      directory: of the data set, on a file system shared with the process that adopts.
+      compression: `""` or `"GZIP"`.
+
+    Raises:
+      UserError: if a group does not fit the schema, or the directory is not there.
+    """
+    if not os.path.isdir(directory):
+        raise UserError(
+            f"A worker finds no directory {directory!r}. Write to a file system that it shares "
+            "with the machine that runs the command."
+        )
+    attempt = uuid.uuid4().hex
+    shards: dict[str, ShardWriter] = {}
+    with contextlib.ExitStack() as stack:
+        for split, group in groups:
+            records.check_group(group, schema)
+            if split not in shards:
+                name = f"{split}-{attempt}{_suffix(compression)}{_TEMPORARY}"
+                shards[split] = ShardWriter(directory, name, compression)
+                stack.callback(shards[split].close)
+            shards[split].write(group)
+    return {split: shard.counts() for split, shard in shards.items()}
+
+
+def _final_name(split: str, place: int, number: int, *, compression: str) -> str:
+    return f"{split}-{place:05d}-of-{number:05d}{_suffix(compression)}"
+
+
+def _suffix(compression: str) -> str:
+    return ".tfrecord.gz" if compression else ".tfrecord"

@@ -181,6 +181,88 @@ def test_a_failed_replacement_is_no_data_set(data_set, schema, build_group):
         manifest.load_manifest(str(data_set))
 
 
+def adopt_all(writer, groups):
+    """Writes groups as a worker does and hands them to the writer."""
+    written = shards.write_shards(
+        groups, writer.schema, directory=writer.directory, compression=writer.compression
+    )
+    for split, shard in written.items():
+        writer.adopt(split, shard)
+
+
+@pytest.mark.parametrize(("compressed", "suffix"), [(False, ""), (True, ".gz")])
+def test_shards_that_workers_wrote_are_numbered_as_they_are_adopted(
+    tmp_path, schema, build_group, compressed, suffix
+):
+    with shards.DataSetWriter(str(tmp_path), schema, compressed=compressed) as writer:
+        adopt_all(writer, [("train", build_group(0, 3)), ("test", build_group(100, 1))])
+        adopt_all(writer, [("train", build_group(7, 2)), ("train", build_group(9, 1))])
+        assert writer.num_impressions == 7
+
+    compression = manifest.load_manifest(str(tmp_path)).compression
+    assert file_names(tmp_path) == [
+        "manifest.json",
+        "schema.toml",
+        f"test-00000-of-00001.tfrecord{suffix}",
+        f"train-00000-of-00002.tfrecord{suffix}",
+        f"train-00001-of-00002.tfrecord{suffix}",
+    ]
+    first, second = (tmp_path / f"train-0000{n}-of-00002.tfrecord{suffix}" for n in range(2))
+    assert read_users(first, compression) == [0]
+    assert read_users(second, compression) == [7, 9]
+
+
+def test_the_manifest_counts_what_adopted_shards_hold(tmp_path, schema, build_group):
+    with shards.DataSetWriter(str(tmp_path), schema) as writer:
+        adopt_all(writer, [("train", build_group(0, 3)), ("train", build_group(4, 2))])
+
+    found = manifest.load_manifest(str(tmp_path))
+
+    # Samples 0, 1, 2, 4 and 5: even ones click, fourths convert.
+    assert found.splits["train"] == (
+        manifest.Shard(
+            file="train-00000-of-00001.tfrecord", records=2, impressions=5, clicks=3, conversions=2
+        ),
+    )
+
+
+def test_what_an_attempt_left_that_was_not_adopted_is_removed(tmp_path, schema, build_group):
+    with shards.DataSetWriter(str(tmp_path), schema) as writer:
+        groups = [("train", build_group(0, 3))]
+        shards.write_shards(groups, schema, directory=str(tmp_path))
+        adopt_all(writer, groups)
+
+    assert file_names(tmp_path) == ["manifest.json", "schema.toml", "train-00000-of-00001.tfrecord"]
+    assert manifest.load_manifest(str(tmp_path)).impressions("train") == 3
+
+
+def test_a_worker_checks_groups_too(tmp_path, schema, build_group):
+    wrong = {**build_group(0, 3), "item": [1, 2]}
+
+    with pytest.raises(UserError, match=r"'item' has 2 values and needs exactly 3."):
+        shards.write_shards([("train", wrong)], schema, directory=str(tmp_path))
+
+    assert file_names(tmp_path) == []
+
+
+def test_a_worker_without_the_directory_is_told_to_share_it(tmp_path, schema):
+    absent = str(tmp_path / "absent")
+
+    with pytest.raises(UserError, match=f"no directory '{absent}'. Write to a file system that"):
+        shards.write_shards([], schema, directory=absent)
+
+
+def test_a_shard_that_is_not_on_this_machine_is_refused(tmp_path, schema):
+    shard = manifest.Shard(file="x.tmp", records=1, impressions=1, clicks=0, conversions=0)
+    message = r"'x.tmp', which is not in .* that this machine and all workers share."
+
+    with (
+        pytest.raises(UserError, match=message),
+        shards.DataSetWriter(str(tmp_path), schema) as writer,
+    ):
+        writer.adopt("train", shard)
+
+
 @pytest.mark.parametrize("num_shards", [0, -1])
 def test_no_shards_are_refused(tmp_path, schema, num_shards):
     with pytest.raises(UserError, match=f"--num_shards is {num_shards}. Give a number above 0."):
