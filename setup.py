@@ -19,8 +19,13 @@ CORE = [
 ]
 PIPELINES = [
     "sqlframe>=4.0,<5",  # the PySpark DataFrame API on an embedded engine
-    "duckdb>=1.2,<2",  # that engine: out of core, no Java; 2.0 prints leak reports at exit
+    "duckdb>=1.4,<2",  # that engine: out of core, no Java; 2.0 prints leak reports at exit
     "pyarrow>=16,<27",  # its rows as arrays; Parquet
+]
+SPARK = [
+    "pyspark>=4.0,<5",  # the same DataFrame API on a cluster; needs Java 17
+    "pyarrow>=16,<27",  # batches between Spark and Python
+    "pandas>=2.2,<4",  # PySpark asks for it before it hands batches to Python
 ]
 IO = [
     "tensorflow-io>=0.37.1,<0.38",  # s3://, hdfs://, az:// paths; its last release
@@ -31,6 +36,7 @@ IO = [
 ]
 DEV = [
     *PIPELINES,  # the pipelines' tests
+    *SPARK,  # the same on Spark
     "pytest>=8.2,<10",  # test runner
     "pytest-cov>=5,<8",  # line coverage
     "hypothesis>=6.100,<7",  # property tests of the record format
@@ -52,7 +58,7 @@ setup(
     packages=[*find_packages(include=["esmm_tf*", "pipelines*"]), "tfrecords_schema"],
     package_data={"esmm_tf": ["py.typed"], "tfrecords_schema": ["*.toml", "*.md"]},
     install_requires=CORE,
-    extras_require={"pipelines": PIPELINES, "io": IO, "dev": DEV},
+    extras_require={"pipelines": PIPELINES, "spark": SPARK, "io": IO, "dev": DEV},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

@@ -27,6 +27,7 @@ from esmm_tf.columns import NumericColumn
 from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig, setting
 from esmm_tf.schema import CONTEXT, Schema
 from pipelines import expedia
+from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
 _SPLITS = (keys.TRAIN, keys.VALIDATION, keys.TEST)
 _READ = InputConfig(batch_size=4096, shuffle_buffer=0, num_readers=1)
@@ -51,7 +52,12 @@ def main(config: BenchmarkConfig) -> None:
     directory = tempfile.mkdtemp(prefix="esmm_tf_expedia_")
     try:
         records = os.path.join(directory, "records")
-        expedia.convert(expedia.ExpediaConfig(input=config.input, output_dir=records))
+        expedia.convert(
+            expedia.ExpediaConfig(input=config.input),
+            SplitConfig(),
+            DataSetConfig(output_dir=records),
+            EngineConfig(),
+        )
         results: dict[str, list[dict[str, float]]] = {"ESMM": [], "boosted trees": []}
         for seed in range(1, config.seeds + 1):
             model_dir = os.path.join(directory, f"model_{seed}")

@@ -15,6 +15,7 @@ from esmm_tf import input_fn, manifest, schema_file
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from pipelines import expedia
+from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 SAMPLE = ROOT.parent / "shared" / "data" / "expedia" / "train_1000_searches.csv"
@@ -119,15 +120,14 @@ def write_csv(path, rows, *, header=HEADER, tail=""):
     return path
 
 
-def convert(path, output_dir, **changes):
-    settings = {
-        "input": str(path),
-        "output_dir": str(output_dir),
-        "num_shards": 2,
-        "memory_limit": "1GB",
-        "validation_share": 0.25,
-    }
-    expedia.convert(expedia.ExpediaConfig(**(settings | changes)))
+def convert(path, output_dir, *, validation_share=0.25, **changes):
+    settings = {"output_dir": str(output_dir), "num_shards": 2, "max_rejected": 0.6}
+    expedia.convert(
+        expedia.ExpediaConfig(input=str(path)),
+        SplitConfig(validation_share=validation_share),
+        DataSetConfig(**(settings | changes)),
+        EngineConfig(memory_limit="1GB"),
+    )
 
 
 def read_groups(directory):
@@ -315,21 +315,24 @@ def test_the_competitions_test_csv_is_refused_for_its_lack_of_labels(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["validation_share", "test_share", "seed"])
-def test_shares_and_seed_are_not_negative(name):
-    message = "--validation_share, --test_share and --seed must be 0 or more."
+@pytest.mark.parametrize("name", ["validation_share", "test_share"])
+def test_shares_are_not_negative(name):
+    message = "--validation_share and --test_share must be 0 or more."
 
     with pytest.raises(UserError, match=message):
-        expedia.ExpediaConfig(input="unused", output_dir="unused", **{name: -1})
+        SplitConfig(**{name: -1})
+
+
+def test_the_seed_is_not_negative():
+    with pytest.raises(UserError, match=r"--seed is -1. Give 0 or more."):
+        DataSetConfig(output_dir="unused", seed=-1)
 
 
 def test_something_is_left_to_train_on():
     message = "--validation_share and --test_share leave nothing to train on."
 
     with pytest.raises(UserError, match=message):
-        expedia.ExpediaConfig(
-            input="unused", output_dir="unused", validation_share=0.5, test_share=0.5
-        )
+        SplitConfig(validation_share=0.5, test_share=0.5)
 
 
 @pytest.mark.parametrize("name", ["max_group_size", "num_shards"])
@@ -337,7 +340,7 @@ def test_sizes_are_at_least_1(name):
     message = "--max_group_size and --num_shards must be at least 1."
 
     with pytest.raises(UserError, match=message):
-        expedia.ExpediaConfig(input="unused", output_dir="unused", **{name: 0})
+        DataSetConfig(output_dir="unused", **{name: 0})
 
 
 @pytest.mark.slow
@@ -362,18 +365,29 @@ def test_the_real_sample_is_converted_whole(tmp_path):
 
     found = manifest.load_manifest(str(tmp_path))
     shards = [shard for split in found.splits.values() for shard in split]
-    assert sum(shard.records for shard in shards) == 1_000
     assert sum(shard.impressions for shard in shards) == 25_149
     assert sum(shard.clicks for shard in shards) == 1_110
     assert sum(shard.conversions for shard in shards) == 673
     assert found.rejected == {}
-    records = {split: sum(s.records for s in shards) for split, shards in found.splits.items()}
-    assert records == {"train": 700, "validation": 100, "test": 200}
+    searches = {
+        split: {group["srch_id"][0] for group in groups}
+        for split, groups in read_groups(tmp_path).items()
+    }
+    assert {split: len(ids) for split, ids in searches.items()} == {
+        "train": 700,
+        "validation": 100,
+        "test": 200,
+    }
 
 
 @pytest.mark.slow
 def test_expedia_runs_from_the_command_line(log, tmp_path):
-    result = run_command("pipelines.expedia", f"--input={log}", f"--output_dir={tmp_path / 'out'}")
+    result = run_command(
+        "pipelines.expedia",
+        f"--input={log}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--max_rejected=0.6",
+    )
 
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"wrote 9 impressions to {tmp_path / 'out'}\n")

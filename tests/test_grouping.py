@@ -6,10 +6,10 @@ import pytest
 
 from esmm_tf import records
 from esmm_tf.columns import HashBucketColumn, NumericColumn
-from esmm_tf.errors import UserError
 from esmm_tf.schema import Feature, Key, Labels, Schema
-from pipelines import grouping
-from pipelines.engine import DuckDBEngine, F
+from pipelines import grouping, table_records
+from pipelines.config import SplitConfig
+from pipelines.duckdb_engine import DuckDBEngine, F
 
 COLUMNS = ("request", "user", "query", "item", "brand", "price", "clicked", "bought")
 HASHED = HashBucketColumn(hash_buckets=10)
@@ -61,38 +61,40 @@ FAULTS = [
 ]
 
 
-class EngineOfSingleRows(DuckDBEngine):
-    """Streams one row at a time, so that every group spans batches."""
-
-    def stream(self, frame):
-        for batch in super().stream(frame):
-            yield from (batch.slice(place, 1) for place in range(len(batch)))
+def in_single_rows(batches):
+    """Yields one row at a time, so that every group spans batches."""
+    for batch in batches:
+        yield from (batch.slice(place, 1) for place in range(len(batch)))
 
 
 @pytest.fixture
 def group_log(tmp_path):
     """Returns a function of the lines of a log: its groups with their split, and rejections."""
 
-    def group_log(lines, *, engine_type=DuckDBEngine, split="train", **settings):
+    def group_log(lines, *, cut=lambda batches: batches, seed=1, limit=100, **layout):
         path = tmp_path / "log.csv"
         path.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n", encoding="utf-8")
-        settings = {"group_by": "request", "seed": 1, "max_group_size": 100} | settings
-        rejected = collections.Counter()
-        with engine_type(memory_limit="1GB") as engine:
-            log = engine.read_csv(str(path)).withColumn(grouping.SPLIT, F.expr(split_of(split)))
-            table = grouping.typed_table(log, LOG_SCHEMA)
-            groups = list(
-                grouping.read_groups(engine, table, LOG_SCHEMA, rejected=rejected, **settings)
+        with DuckDBEngine(memory_limit="1GB") as engine:
+            table = table_records.checked_table(
+                engine,
+                engine.read_csv(str(path)),
+                LOG_SCHEMA,
+                layout=table_records.Layout(**{"group_by": "request"} | layout),
+                split=SplitConfig(validation_share=0, test_share=0),
+                seed=seed,
             )
+            reason = F.col(table_records.REASON)
+            faulty = engine.stream(table.where(reason.isNotNull()).select(reason))
+            rejected = collections.Counter(r for batch in faulty for r in batch[0].to_pylist())
+            order = table_records.row_order(LOG_SCHEMA)
+            rows = engine.stream(table.where(reason.isNull()).orderBy(*order))
+            builder = grouping.GroupBuilder(schema=LOG_SCHEMA, max_group_size=limit)
+            groups = list(builder(cut(rows)))
         for _, group in groups:
             records.check_group(group, LOG_SCHEMA)
         return groups, rejected
 
     return group_log
-
-
-def split_of(split):
-    return split if "case" in split else f"'{split}'"
 
 
 def plain(groups):
@@ -129,13 +131,6 @@ def test_a_group_holds_its_context_once_and_its_impressions_in_order(group_log):
     assert not rejected
 
 
-def test_a_group_goes_to_the_split_of_its_rows(group_log):
-    groups, _ = group_log(LOG, split="case when request = 'r2' then 'test' else 'train' end")
-
-    splits = {group["request"][0]: split for split, group in groups}
-    assert splits == {"r1": "train", "r2": "test", "r3": "train"}
-
-
 def test_groups_may_be_told_apart_by_a_number(group_log):
     groups, _ = group_log(LOG, group_by="user")
 
@@ -147,18 +142,18 @@ def test_groups_are_whole_however_the_rows_are_streamed(group_log):
     lines = [*LOG, "r4,7,,1,,,0,0", "r5,7,,x,,,0,0"]
     whole, rejected = group_log(lines)
 
-    in_single_rows, rejected_in_single_rows = group_log(lines, engine_type=EngineOfSingleRows)
+    cut, rejected_when_cut = group_log(lines, cut=in_single_rows)
 
     assert len(whole) == 4
-    assert plain(in_single_rows) == plain(whole)
-    assert rejected_in_single_rows == rejected == {"item is no bigint": 1}
+    assert plain(cut) == plain(whole)
+    assert rejected_when_cut == rejected == {"item is no bigint": 1}
 
 
 @pytest.mark.parametrize(
     ("limit", "pieces"), [(1, [[1], [2], [3]]), (2, [[1, 2], [3]]), (3, [[1, 2, 3]])]
 )
 def test_a_group_is_cut_at_the_largest_size(group_log, limit, pieces):
-    groups, _ = group_log(LOG, max_group_size=limit)
+    groups, _ = group_log(LOG, limit=limit)
 
     of_first = [group for _, group in groups if group["request"][0] == "r1"]
     assert [group["item"].tolist() for group in of_first] == pieces
@@ -218,53 +213,3 @@ def test_no_rows_give_no_groups(group_log, lines, count):
 
     assert groups == []
     assert rejected.total() == count
-
-
-@pytest.mark.parametrize("column", ["item", "clicked", "request"])
-def test_a_column_that_the_table_lacks_is_named(column):
-    left = [name for name in COLUMNS if name != column]
-    message = rf"The table has no column '{column}', which schema 'log' names. It has \['b"
-
-    with DuckDBEngine(memory_limit="1GB") as engine:
-        frame = engine.session.createDataFrame([("",) * len(left)], left)
-        with pytest.raises(UserError, match=message):
-            grouping.typed_table(frame, LOG_SCHEMA)
-
-
-def test_columns_of_lists_are_features_with_many_values():
-    schema = Schema(
-        name="lists",
-        features=(
-            Feature(name="user", side="context", dtype="int64", column=HASHED),
-            Feature(name="visits", side="context", dtype="int64", column=HASHED, values="many"),
-            Feature(name="tags", side="impression", dtype="string", column=HASHED, values="many"),
-        ),
-    )
-    columns = ["user", "visits", "tags", "click", "conversion", grouping.SPLIT]
-    rows = [(1, [5, 6], ["a"], 0, 0, "train"), (1, [5, 6], None, 1, 0, "train")]
-    rows += [(1, [5, 6], ["b", "a"], 1, 1, "train"), (2, [], ["c"], 0, 0, "train")]
-    rejected = collections.Counter()
-
-    with DuckDBEngine(memory_limit="1GB") as engine:
-        table = grouping.typed_table(engine.session.createDataFrame(rows, columns), schema)
-        groups = list(
-            grouping.read_groups(
-                engine,
-                table,
-                schema,
-                group_by="user",
-                seed=1,
-                max_group_size=10,
-                rejected=rejected,
-            )
-        )
-
-    first, second = sorted((group for _, group in groups), key=lambda group: group["user"][0])
-    tags = dict(zip(first["click"] + first["conversion"], first["tags:lengths"], strict=True))
-    assert first["visits"].tolist() == [5, 6]
-    assert sorted(first["tags"]) == ["a", "a", "b"]
-    assert tags == {0: 1, 1: 0, 2: 2}
-    assert second["visits"].tolist() == []
-    assert second["tags"].tolist() == ["c"]
-    assert not rejected
-    records.check_group(first, schema)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from esmm_tf.errors import UserError
-from pipelines.engine import DuckDBEngine, F
+from pipelines.duckdb_engine import DuckDBEngine, F
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""Settings that pipelines share: the engine, the split, the data set to write."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from esmm_tf import keys
+from esmm_tf.config import setting
+from esmm_tf.errors import UserError
+from esmm_tf.schema import Schema
+from esmm_tf.shards import DataSetWriter
+
+ENGINES = ("duckdb", "spark")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """What runs the pipeline."""
+
+    engine: str = setting("duckdb", help="'duckdb', on this machine, or 'spark'")
+    memory_limit: str = setting(
+        "4GB", help="memory of the duckdb engine; beyond it, it spills to disk"
+    )
+    temp_dir: str = setting(
+        "", help="where the engine keeps what it spills; by default the system's directory"
+    )
+    master: str = setting("", help="Spark's master, such as local[4] or spark://host:7077")
+    spark_conf: tuple[str, ...] = setting(
+        (), help="Spark's settings, key=value, comma-separated, such as spark.executor.memory=8g"
+    )
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine is {self.engine!r}. Use 'duckdb' or 'spark'.")
+        if self.engine != "spark" and (self.master or self.spark_conf):
+            raise UserError("--master and --spark_conf are Spark's. Give --engine=spark.")
+        for pair in self.spark_conf:
+            if "=" not in pair:
+                raise UserError(f"--spark_conf has {pair!r}. Write key=value.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How groups are divided among training, validation and test."""
+
+    validation_share: float = setting(0.1, help="share of the groups in split 'validation'")
+    test_share: float = setting(0.2, help="share of the groups in split 'test'")
+
+    def __post_init__(self) -> None:
+        if min(self.validation_share, self.test_share) < 0:
+            raise UserError("--validation_share and --test_share must be 0 or more.")
+        if self.validation_share + self.test_share >= 1:
+            raise UserError("--validation_share and --test_share leave nothing to train on.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSetConfig:
+    """The data set to write."""
+
+    output_dir: str = setting(help="directory of the data set")
+    max_group_size: int = setting(64, help="impressions at which a group is cut into records")
+    num_shards: int = setting(8, help="files of each split")
+    compressed: bool = setting(False, help="write .tfrecord.gz")
+    overwrite: bool = setting(False, help="replace a finished data set in output_dir")
+    max_rejected: float = setting(
+        0.01, help="share of the rows that may be rejected before the job ends with an error"
+    )
+    seed: int = setting(1, help="seed of the order of the records and of the split")
+
+    def __post_init__(self) -> None:
+        if min(self.max_group_size, self.num_shards) < 1:
+            raise UserError("--max_group_size and --num_shards must be at least 1.")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}. Give 0 or more.")
+        if not 0 <= self.max_rejected <= 1:
+            raise UserError(f"--max_rejected is {self.max_rejected}. Give a share, 0 to 1.")
+
+    def check_output(self) -> None:
+        """Raises a `UserError` if a finished data set would be replaced without `overwrite`."""
+        if not self.overwrite and os.path.exists(os.path.join(self.output_dir, keys.MANIFEST_FILE)):
+            raise UserError(
+                f"{self.output_dir!r} already holds a data set. Choose another directory, or "
+                "replace it with --overwrite."
+            )
+
+    def open_writer(self, schema: Schema, source: Mapping[str, Any]) -> DataSetWriter:
+        """Returns the writer of the data set; the settings are added to its source."""
+        return DataSetWriter(
+            self.output_dir,
+            schema,
+            num_shards=self.num_shards,
+            compressed=self.compressed,
+            overwrite=self.overwrite,
+            source={**source, **dataclasses.asdict(self)},
+        )
