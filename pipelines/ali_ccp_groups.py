@@ -1,0 +1,98 @@
+"""Ordered rows of Ali-CCP to impression groups: a context's row, then those of its impressions."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from esmm_tf import keys, records
+from esmm_tf.schema import CONTEXT, Schema
+from pipelines.ali_ccp_rows import tokens_of
+from pipelines.ragged import Values
+from pipelines.whole_groups import whole_groups
+
+ORDER = "esmm_tf_order"
+SPLIT = "esmm_tf_split"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupBuilder:
+    """Turns rows into groups.
+
+    Args:
+      schema: of the records.
+      max_group_size: impressions at which a group is cut.
+    """
+
+    schema: Schema
+    max_group_size: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, records.Group]]:
+        """Yields groups with their split.
+
+        Args:
+          batches: rows ordered by `ORDER`, which tells contexts apart, then by side: the row of a
+            context, if there is one, comes before its impressions.
+        """
+        for rows in whole_groups(batches, ORDER):
+            yield from self._groups(rows)
+
+    def _groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
+        values = self._values(rows)
+        keys_of = self._keys(rows)
+        labels = {name: _column(rows[name]) for name in self._label_names()}
+        order = rows[ORDER].to_numpy()
+        is_context = rows["side"].to_numpy() == CONTEXT
+        splits = rows[SPLIT].to_numpy()
+        starts = np.flatnonzero(np.append(True, order[1:] != order[:-1]))
+        stops = np.append(starts[1:], len(order))
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            begin = start + int(is_context[start])
+            context = slice(start, begin)
+            for first in range(begin, stop, self.max_group_size):
+                impressions = slice(first, min(first + self.max_group_size, stop))
+                record = {name: column[impressions] for name, column in labels.items()}
+                for key in self.schema.keys:
+                    one = slice(first, first + 1) if key.side == CONTEXT else impressions
+                    record[key.name] = keys_of[key.name][one]
+                for feature in self.schema.features:
+                    place = context if feature.side == CONTEXT else impressions
+                    record |= values[feature.name].entries(
+                        feature.name,
+                        place.start,
+                        place.stop,
+                        lengths=records.needs_lengths(feature),
+                    )
+                yield splits[first], record
+
+    def _values(self, rows: pa.Table) -> dict[str, Values]:
+        """Returns the values of each feature, row by row."""
+        tokens, lengths = tokens_of(rows["tokens"])
+        parents = np.repeat(np.arange(len(lengths)), lengths)
+        fields = tokens["field"].copy()
+        values = {}
+        for place, feature in enumerate(self.schema.features):
+            found = np.flatnonzero(fields == place)
+            values[feature.name] = Values(
+                tokens["id"][found],
+                np.bincount(parents[found], minlength=len(lengths)),
+                tokens["value"][found] if feature.weighted else None,
+            )
+        return values
+
+    def _keys(self, rows: pa.Table) -> dict[str, np.ndarray]:
+        columns = {"sample_id": "sample_id", "common_feature_index": "context"}
+        return {key.name: _column(rows[columns[key.name]]) for key in self.schema.keys}
+
+    def _label_names(self) -> tuple[str, ...]:
+        truth = (keys.ORACLE_PCTR, keys.ORACLE_PCVR) if self.schema.oracle else ()
+        return (keys.CLICK, keys.CONVERSION, *truth)
+
+
+def _column(column: pa.ChunkedArray) -> np.ndarray:
+    """Returns a column; a context has no sample and no labels, for which 0 stands."""
+    if pa.types.is_primitive(column.type):
+        column = pc.fill_null(column, 0)
+    return column.to_numpy(zero_copy_only=False)
