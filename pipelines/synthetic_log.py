@@ -11,7 +11,7 @@ from esmm_tf.config import setting
 from esmm_tf.errors import UserError
 from pipelines import ali_ccp_fields
 from pipelines.exposure import Groups, Shop, TruthConfig
-from pipelines.world import BEHAVIOURS
+from pipelines.world import BEHAVIOURS, num_visited_ids
 
 TFRECORD = "tfrecord"
 ALI_CCP_RAW = "ali_ccp_raw"
@@ -53,8 +53,10 @@ class SyntheticConfig:
     policy_strength: float = setting(
         1.0, help="how much the logging policy prefers what will be clicked; 0 shows at random"
     )
-    retargeting: float = setting(
-        0.2, help="share of the candidates that the user has visited before"
+    overlap: float = setting(
+        1.0,
+        help="how often items are of a category, shop, brand or node that the user has visited, as "
+        "a multiple of Ali-CCP's; 0 shows nothing for having been visited",
     )
     mean_group_size: float = setting(
         round(ali_ccp_fields.NUM_IMPRESSIONS / ali_ccp_fields.NUM_CONTEXTS, 1),
@@ -94,7 +96,7 @@ class SyntheticConfig:
             )
 
     def sizes(self) -> dict[str, int]:
-        """Returns the number of ids of each field whose size follows the log's."""
+        """Returns the number of ids shown of each field whose size follows the log's."""
         scale = self.cardinality_scale or self.num_impressions / ali_ccp_fields.NUM_IMPRESSIONS
         return {
             field.name: max(
@@ -114,12 +116,13 @@ class SyntheticConfig:
 def num_ids(sizes: Mapping[str, int]) -> dict[str, int]:
     """Returns the number of ids of each field, given those of `SyntheticConfig.sizes`.
 
-    Fields of the same ids have the same number of them.
+    Fields of the same ids have the same number of them: all that are visited, of which the first
+    `sizes` are shown.
     """
-    return {
-        name: sizes.get(owner, ali_ccp_fields.BY_NAME[owner].distinct_ids)
-        for name, owner in ID_FIELD.items()
-    }
+    visited = num_visited_ids(sizes)
+    counts = {field.name: field.distinct_ids for field in ali_ccp_fields.FIELDS} | dict(sizes)
+    counts |= {item: visited[behaviour] for behaviour, (item, _) in BEHAVIOURS.items()}
+    return {name: counts[owner] for name, owner in ID_FIELD.items()}
 
 
 def draw_chunks(shop: Shop, config: SyntheticConfig) -> Iterator[tuple[Groups, np.ndarray]]:

@@ -28,15 +28,31 @@ impressions, and the mean pCVR over clicked ones, are the rates asked for. Conve
 only where there is a click.
 
 **Behaviour.** A user's visits of 14 days are drawn from a popularity sample, twice as large, by
-Gumbel top-k with the score `2 (<t, v> + <t', v'>) / sqrt(2 K)`. Fields `*_14` hold the distinct
-categories, shops, brands and nodes of the visits, weighted `ln(1 + count)`; the number of visits
-behind each is set so that its mean number of values is Ali-CCP's. Cross fields are the true
-overlaps of an item with these.
+Gumbel top-k with the score `2 (<t, v> + <t', v'>) / sqrt(2 K)`, of which the user makes the first
+`U(0, 1)`. Fields `*_14` hold the distinct categories, shops, brands and nodes of the visits,
+weighted `ln(1 + count)`; the number of visits behind each is set so that its mean number of values
+is Ali-CCP's.
+
+In Ali-CCP more ids are visited than shown. Of a field's `A` ids, the first `S` belong to items and
+the others to none; `A / S` is Ali-CCP's, 1.4 for categories, 4.1 for shops, 1.9 for brands, 1.005
+for nodes. Each of the `S` stands for `A / S` equally frequent sisters of the same taste, itself one
+of them, and a user visits always the same one: with `k = A / S - 1` and one draw `u` of `U(0, 1)` a
+user and id, whoever visits `s` has
+
+    s                        with probability S / A
+    S + floor(k (s + u))     else
 
 **Exposure.** For each impression the logging policy draws five candidates, each with probability
-`retargeting` among the user's visits and else by popularity, and shows the one with the highest
-`policy_strength * z + Gumbel`.
+`q` among the user's visits (those behind `109_14`) and else by popularity, and shows the one with
+the highest `policy_strength * z + Gumbel`. Cross fields are the true overlaps of an item with the
+behaviours. `q` in `[0, 1]` is solved on a pilot so that their mean numbers of values `m` have the
+geometric mean of Ali-CCP's, times `overlap`. One number cannot fit all four; by default each comes
+within a third of Ali-CCP's, in worlds of a hundredth of its size or more:
+
+    product over 508, 509, 702, 853 of m / m(Ali-CCP) = overlap^4
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -68,6 +84,25 @@ def zipf_ranks(rng: np.random.Generator, size: int | tuple[int, ...], num: int) 
     That is Zipf's law with exponent 1, drawn by its inverse distribution function.
     """
     return (np.exp(rng.random(size) * np.log(num + 1)) - 1).astype(np.int64).clip(0, num - 1)
+
+
+def num_visited_ids(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Returns the number of ids of each behaviour field, given those of the fields of items."""
+    known = ali_ccp_fields.BY_NAME
+    return {
+        name: round(sizes[field] * known[name].distinct_ids / known[field].distinct_ids)
+        for name, (field, _) in BEHAVIOURS.items()
+    }
+
+
+def sisters(
+    rng: np.random.Generator, ids: np.ndarray, *, num_shown: int, num_ids: int
+) -> np.ndarray:
+    """Returns for each id in `[0, num_shown)` itself or a sister in `[num_shown, num_ids)`."""
+    ratio = num_ids / num_shown
+    draws = ratio * rng.random(len(ids))
+    others = num_shown + ((ratio - 1) * ids + draws - 1).astype(np.int64)
+    return np.where(draws < 1, ids, np.minimum(others, num_ids - 1))
 
 
 def _child(rng: np.random.Generator, parents: np.ndarray, share: float) -> np.ndarray:

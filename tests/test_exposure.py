@@ -18,7 +18,7 @@ def build_truth(**changes):
         "click_strength": 1.0,
         "conversion_strength": 1.0,
         "policy_strength": 0.0,
-        "retargeting": 0.0,
+        "overlap": 0.0,
         "mean_group_size": 20.0,
     }
     return exposure.TruthConfig(**(settings | changes))
@@ -56,8 +56,8 @@ def selective():
 
 
 @pytest.fixture(scope="module")
-def retargeted():
-    return draw(build_shop(retargeting=0.8))
+def overlapping():
+    return draw(build_shop(overlap=1.2))
 
 
 def selection_bias(groups):
@@ -75,8 +75,14 @@ def click_logits(groups):
     return np.log(pctr / (1 - pctr)), list(zip(*(ids.tolist() for ids in shown), strict=True))
 
 
-def mean_values(fields):
-    return {name: values.lengths.mean() for name, values in fields.items()}
+def relative_overlaps(groups):
+    """Returns the mean number of values of each cross field as a multiple of Ali-CCP's."""
+    return np.array(
+        [
+            groups.impressions[cross].lengths.mean() / ali_ccp_fields.BY_NAME[cross].mean_values
+            for _, cross in world.BEHAVIOURS.values()
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", ["click_rate", "conversion_rate"])
@@ -86,11 +92,16 @@ def test_rates_lie_strictly_between_0_and_1(name, value):
         build_truth(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["correlation", "retargeting"])
 @pytest.mark.parametrize("value", [-0.1, 1.1])
-def test_shares_lie_between_0_and_1(name, value):
-    with pytest.raises(UserError, match=rf"--{name} is {value}. Give a number in \[0, 1\]."):
-        build_truth(**{name: value})
+def test_the_correlation_lies_between_0_and_1(value):
+    with pytest.raises(UserError, match=rf"--correlation is {value}. Give a number in \[0, 1\]."):
+        build_truth(correlation=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan")])
+def test_the_overlap_is_not_negative(value):
+    with pytest.raises(UserError, match=rf"--overlap is {value}. Give a number of 0 or more."):
+        build_truth(overlap=value)
 
 
 def test_a_group_has_at_least_one_impression_on_average():
@@ -157,19 +168,38 @@ def test_a_strong_policy_shows_what_will_be_clicked(groups, selective):
     assert preferred > 0.5
 
 
-def test_retargeting_shows_more_of_what_the_user_visited(groups, retargeted):
-    rare, often = mean_values(groups.impressions), mean_values(retargeted.impressions)
+def test_users_meet_again_what_they_visited_as_often_as_asked_for(groups, overlapping):
+    unasked, asked = relative_overlaps(groups), relative_overlaps(overlapping)
 
-    for cross in ("508", "509", "702", "853"):
-        assert often[cross] > 1.08 * rare[cross], cross
+    assert np.prod(asked) ** 0.25 == pytest.approx(1.2, rel=0.1)
+    assert (asked > 1.1 * unasked).all()
+
+
+def test_an_overlap_of_0_shows_nothing_for_having_been_visited(shop):
+    assert shop._retargeting == 0
+
+
+def test_an_overlap_out_of_reach_shows_only_what_was_visited():
+    shop = build_shop(overlap=100.0)
+
+    assert shop._retargeting == pytest.approx(1, abs=0.001)
+
+
+def test_the_ids_a_user_visits_are_as_often_never_shown_as_in_ali_ccp(groups):
+    known = ali_ccp_fields.BY_NAME
+    for name, (field, _) in world.BEHAVIOURS.items():
+        ids = groups.context[name].values
+        shown = known[field].distinct_ids / known[name].distinct_ids
+
+        assert (ids < SIZES[field]).mean() == pytest.approx(shown, abs=0.02), name
 
 
 def test_behaviours_are_visits_counted_in_logarithms(groups):
-    for name, (field, _) in world.BEHAVIOURS.items():
+    for name in world.BEHAVIOURS:
         behaviour = groups.context[name]
         counts = np.expm1(behaviour.weights.astype(np.float64))
 
-        assert behaviour.values.max() < SIZES[field]
+        assert behaviour.values.max() < world.num_visited_ids(SIZES)[name]
         np.testing.assert_allclose(counts, np.rint(counts), rtol=1e-5)
         assert counts.min() == pytest.approx(1)
         assert counts.max() > 1.5

@@ -288,6 +288,16 @@ def test_a_behaviour_shares_the_embedding_of_what_was_visited(behaviour, shown):
     assert schema.field(behaviour).num_rows == schema.field(shown).num_rows
 
 
+@pytest.mark.parametrize("shown", ["206", "207", "216", "210"])
+def test_embedding_tables_have_room_for_what_is_visited_and_never_shown(shown):
+    config = build_config("unused", cardinality_scale=1.0)
+    behaviour = next(b for b, (field, _) in world.BEHAVIOURS.items() if field == shown)
+
+    column = synthetic.build_schema(config.sizes()).field(shown).column
+
+    assert column.vocabulary_size == ali_ccp_fields.BY_NAME[behaviour].distinct_ids
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [

@@ -205,6 +205,49 @@ def test_visit_scores_are_the_products_of_both_tastes():
     np.testing.assert_allclose(scores, expected)
 
 
+def test_the_world_has_as_many_ids_visited_for_one_shown_as_ali_ccp():
+    whole = {"206": 8_627, "207": 614_739, "216": 210_973, "210": 98_714}
+    small = {"206": 1_000, "207": 1_000, "216": 1_000, "210": 1_000}
+
+    visited = world.num_visited_ids(whole)
+
+    names = ("109_14", "110_14", "127_14", "150_14")
+    assert visited == dict(zip(names, (12_223, 2_545_609, 396_460, 99_226), strict=True))
+    assert world.num_visited_ids(small) == dict(
+        zip(names, (1_417, 4_141, 1_879, 1_005), strict=True)
+    )
+
+
+def test_an_id_and_its_sisters_are_visited_equally_often():
+    # The shown ids 0 and 1 have three sisters each: 2, 3, 4 and 5, 6, 7.
+    draws = 80_000
+    ids = np.repeat([0, 1], draws // 2)
+
+    visited = world.sisters(np.random.default_rng(4), ids, num_shown=2, num_ids=8)
+
+    assert set(visited[ids == 0]) == {0, 2, 3, 4}
+    assert set(visited[ids == 1]) == {1, 5, 6, 7}
+    shares = np.bincount(visited, minlength=8) / draws
+    np.testing.assert_allclose(shares, 1 / 8, atol=4 * np.sqrt(1 / 8 * 7 / 8 / draws))
+
+
+def test_neighbours_share_a_sister_where_there_are_fewer_sisters_than_ids():
+    # Of ten ids five are sisters of two each: 10 of 0 and 1, 11 of 2 and 3.
+    ids = np.repeat(np.arange(10), 200)
+
+    visited = world.sisters(np.random.default_rng(4), ids, num_shown=10, num_ids=15)
+
+    assert [set(visited[ids == i]) for i in (0, 1, 2, 9)] == [{0, 10}, {1, 10}, {2, 11}, {9, 14}]
+
+
+def test_without_sisters_every_id_is_visited_itself():
+    ids = np.arange(5)
+
+    visited = world.sisters(np.random.default_rng(4), ids, num_shown=5, num_ids=5)
+
+    assert visited.tolist() == ids.tolist()
+
+
 def test_ali_ccp_fields_state_the_published_statistics():
     mean_group_size = ali_ccp_fields.NUM_IMPRESSIONS / ali_ccp_fields.NUM_CONTEXTS
     behaviours = [ali_ccp_fields.BY_NAME[name].mean_values for name in world.BEHAVIOURS]
