@@ -6,12 +6,17 @@ import shlex
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from esmm_tf import config, flags
+from esmm_tf import config, flags, manifest
+from pipelines.ali_ccp import AliCcpConfig
+from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 from pipelines.expedia import ExpediaConfig
 from pipelines.synthetic import SyntheticConfig
 
+TRAINING = [config.TrainConfig, config.ModelConfig, config.OptimizerConfig, config.InputConfig]
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -39,24 +44,9 @@ def test_the_example_for_ones_own_logs_leads_to_an_export(tmp_path):
     ("name", "configs"),
     [
         ("demo_logs", [SyntheticConfig]),
-        (
-            "demo",
-            [
-                config.TrainConfig,
-                config.ModelConfig,
-                config.OptimizerConfig,
-                config.InputConfig,
-            ],
-        ),
-        (
-            "expedia",
-            [
-                config.TrainConfig,
-                config.ModelConfig,
-                config.OptimizerConfig,
-                config.InputConfig,
-            ],
-        ),
+        ("demo", TRAINING),
+        ("expedia", TRAINING),
+        ("ali_ccp", TRAINING),
     ],
 )
 def test_every_flag_of_a_flagfile_is_known_to_its_command(name, configs):
@@ -82,12 +72,58 @@ def test_the_readme_names_commands_that_exist():
     assert missing == []
 
 
-def test_the_expedia_recipe_takes_the_flags_that_the_readme_shows():
-    line = next(line for line in README.splitlines() if "pipelines.expedia" in line)
+@pytest.mark.parametrize(
+    ("module", "configs"),
+    [
+        ("pipelines.expedia", [ExpediaConfig, SplitConfig, DataSetConfig, EngineConfig]),
+        ("pipelines.ali_ccp", [AliCcpConfig, DataSetConfig, EngineConfig]),
+    ],
+)
+def test_a_recipe_takes_the_flags_that_the_readme_shows(module, configs):
+    text = README.replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith(f"python -m {module}")]
     received = []
 
-    with pytest.raises(SystemExit) as stop:
-        flags.run(received.append, ExpediaConfig, argv=shlex.split(line)[2:])
+    for line in lines:
+        with pytest.raises(SystemExit) as stop:
+            flags.run(lambda *c: received.extend(c), *configs, argv=shlex.split(line)[2:])
 
-    assert stop.value.code == 0
-    assert received[0].output_dir == "expedia/records"
+        assert stop.value.code == 0
+    assert lines
+    assert len(received) == len(lines) * len(configs)
+
+
+@pytest.mark.slow
+def test_a_table_becomes_records_by_the_commands_that_the_readme_shows(tmp_path):
+    (tmp_path / "my.toml").write_text(_blocks("toml")[0], encoding="utf-8")
+    (tmp_path / "logs").mkdir()
+    rows = [
+        {
+            "user": user,
+            "visited": ["shoes", "hats"],
+            "visited_weight": [1.1, 0.7],
+            "item": item,
+            "category": "hats",
+            "price": 9.5,
+            "click": int(item == 1),
+            "conversion": 0,
+        }
+        for user in range(200)
+        for item in range(3)
+    ]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "logs" / "a.parquet")
+    lines = [
+        shlex.split(line)
+        for line in README.splitlines()
+        if line.startswith(("python -m pipelines.table", "python -m pipelines.validate"))
+    ]
+
+    for line in lines:
+        result = subprocess.run([sys.executable, *line[1:]], cwd=tmp_path, check=False)
+
+        # `validate` finds that only item 1 is clicked, which tells the label.
+        assert result.returncode == int("pipelines.validate" in line)
+
+    found = manifest.load_manifest(str(tmp_path / "records"))
+    assert len(lines) == 2
+    assert sum(map(found.impressions, found.splits)) == 600
