@@ -11,7 +11,7 @@ help:
 	@echo "make demo       simulated logs -> records -> training -> evaluation -> SavedModel"
 	@echo "make test       all tests, with line coverage"
 	@echo "make test-fast  tests that start no processes"
-	@echo "make test-io    all tests on TensorFlow 2.17 with tensorflow-io"
+	@echo "make test-io    all tests but Spark's on TensorFlow 2.17 with tensorflow-io"
 	@echo "make lint       ruff, mypy, the contract between layers"
 	@echo "make format     ruff format and its safe fixes"
 	@echo "make expedia EXPEDIA_CSV=train.csv   the table of the README, 5 seeds"
@@ -44,10 +44,10 @@ test: $(VENV)/.installed
 	$(BIN)/python $(PYTEST)
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow and not spark'
 
 test-io: $(VENV_IO)/.installed
-	$(VENV_IO)/bin/python -m pytest
+	$(VENV_IO)/bin/python -m pytest -m 'not spark'
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

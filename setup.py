@@ -24,8 +24,8 @@ PIPELINES = [
 ]
 SPARK = [
     "pyspark>=4.0,<5",  # the same DataFrame API on a cluster; needs Java 17
-    "pyarrow>=16,<27",  # batches between Spark and Python
-    "pandas>=2.2,<4",  # PySpark asks for it before it hands batches to Python
+    "pyarrow>=18,<27",  # batches between Spark and Python
+    "pandas>=2.2,<3",  # PySpark asks for it before it hands batches to Python
 ]
 IO = [
     "tensorflow-io>=0.37.1,<0.38",  # s3://, hdfs://, az:// paths; its last release

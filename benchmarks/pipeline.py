@@ -119,7 +119,9 @@ def _convert(config: BenchmarkConfig, raw: pathlib.Path, directory: pathlib.Path
     return Run(impressions, seconds, peak, _size(skeleton, common), written)
 
 
-def _convert_by_pandas(config: BenchmarkConfig, raw: pathlib.Path, directory: pathlib.Path) -> Run:
+def _convert_by_pandas(
+    config: BenchmarkConfig, raw: pathlib.Path, directory: pathlib.Path, *extra: str
+) -> Run:
     output = directory / "flat.tfrecord"
     skeleton, common = _files(raw)
     command = [

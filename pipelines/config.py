@@ -20,7 +20,9 @@ class EngineConfig:
 
     engine: str = setting("duckdb", help="'duckdb', on this machine, or 'spark'")
     memory_limit: str = setting(
-        "4GB", help="memory of the duckdb engine; beyond it, it spills to disk"
+        "4GB",
+        help="memory of the duckdb engine, beyond which it spills to disk, or of Java on Spark's "
+        "local[...]",
     )
     temp_dir: str = setting(
         "", help="where the engine keeps what it spills; by default the system's directory"

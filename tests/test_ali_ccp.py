@@ -39,7 +39,7 @@ HAS_SPARK = shutil.which("java") and all(
 SPARK = pytest.param(
     "spark",
     marks=[
-        pytest.mark.slow,
+        pytest.mark.spark,
         pytest.mark.skipif(not HAS_SPARK, reason="the Spark engine, PySpark or Java is missing"),
     ],
 )

@@ -27,7 +27,7 @@ from pipelines import table
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
-ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.slow)]
+ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.spark)]
 HASHED = HashBucketColumn(hash_buckets=100)
 SHOP = Schema(
     name="shop",
