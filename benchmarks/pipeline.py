@@ -75,14 +75,14 @@ def main(config: BenchmarkConfig) -> None:
         per = peer.bytes_written / peer.impressions * own.impressions / own.bytes_written
         print(f"size: {per:.1f} times smaller than flat records")
         for size in config.other_sizes:
-            _report(
-                "pipelines.ali_ccp",
-                [_convert(config, _raw_files(directory, size), pathlib.Path(temporary))],
-            )
-        minutes = ali_ccp_fields.NUM_IMPRESSIONS / min(run.rate for run in ours) / 60
+            run = _convert(config, _raw_files(directory, size), pathlib.Path(temporary))
+            _report("pipelines.ali_ccp", [run])
+            ours.append(run)
+        largest = max(ours, key=lambda run: run.impressions)
+        minutes = ali_ccp_fields.NUM_IMPRESSIONS / largest.rate / 60
         print(
-            f"Ali-CCP's {ali_ccp_fields.NUM_IMPRESSIONS:,} training rows at the lowest of these "
-            f"rates: {minutes:.0f} minutes"
+            f"Ali-CCP's {ali_ccp_fields.NUM_IMPRESSIONS:,} training rows at the rate of the "
+            f"largest: {minutes:.0f} minutes"
         )
 
 

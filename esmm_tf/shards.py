@@ -20,6 +20,15 @@ _GZIP = "GZIP"
 _TEMPORARY = ".tmp"
 
 
+def check_output(directory: str, *, overwrite: bool) -> None:
+    """Raises a `UserError` if a finished data set would be replaced without `overwrite`."""
+    if not overwrite and os.path.exists(os.path.join(directory, keys.MANIFEST_FILE)):
+        raise UserError(
+            f"{directory!r} already holds a data set. Choose another directory, or replace it with "
+            "--overwrite."
+        )
+
+
 class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
     """Writes groups into shards; leaving the context without an error makes them a data set.
 
@@ -62,14 +71,9 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
 
     def _prepare(self, *, overwrite: bool) -> None:
         """Removes what an interrupted run, or with `overwrite` a finished one, left behind."""
-        path = os.path.join(self.directory, keys.MANIFEST_FILE)
-        if os.path.exists(path):
-            if not overwrite:
-                raise UserError(
-                    f"{self.directory!r} already holds a data set. Choose another directory, or "
-                    "replace it with --overwrite."
-                )
-            os.remove(path)
+        check_output(self.directory, overwrite=overwrite)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(self.directory, keys.MANIFEST_FILE))
         os.makedirs(self.directory, exist_ok=True)
         for name in os.listdir(self.directory):
             if ".tfrecord" in name:

@@ -1,15 +1,13 @@
 """Settings that pipelines share: the engine, the split, the data set to write."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from esmm_tf import keys
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
 from esmm_tf.schema import Schema
-from esmm_tf.shards import DataSetWriter
+from esmm_tf.shards import DataSetWriter, check_output
 
 ENGINES = ("duckdb", "spark")
 
@@ -80,11 +78,7 @@ class DataSetConfig:
 
     def check_output(self) -> None:
         """Raises a `UserError` if a finished data set would be replaced without `overwrite`."""
-        if not self.overwrite and os.path.exists(os.path.join(self.output_dir, keys.MANIFEST_FILE)):
-            raise UserError(
-                f"{self.output_dir!r} already holds a data set. Choose another directory, or "
-                "replace it with --overwrite."
-            )
+        check_output(self.output_dir, overwrite=self.overwrite)
 
     def open_writer(self, schema: Schema, source: Mapping[str, Any]) -> DataSetWriter:
         """Returns the writer of the data set; the settings are added to its source."""

@@ -8,6 +8,9 @@ import json
 import os
 import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet
@@ -681,6 +684,48 @@ def test_an_interrupted_writing_leaves_no_data_set_and_the_same_command_complete
     assert sum(len(group) for group in read_groups(tmp_path / "data")) == 80
     assert not list((tmp_path / "data").glob("*.tmp"))
     assert os.listdir(spill) == []
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+import esmm_tf.startup
+from esmm_tf import flags, shards
+from pipelines import ali_ccp
+from pipelines.config import DataSetConfig, EngineConfig
+
+write = shards.DataSetWriter.write
+
+def kill_midway(writer, split, group):
+    write(writer, split, group)
+    if writer.num_impressions > 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+shards.DataSetWriter.write = kill_midway
+flags.run(ali_ccp.convert, ali_ccp.AliCcpConfig, DataSetConfig, EngineConfig)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_data_set_and_the_same_command_completes_it(small, tmp_path):
+    command = [
+        f"--skeleton={small['skeleton'][0]}",
+        f"--common_features={small['common_features'][0]}",
+        "--hash",
+        "--max_rejected=0.1",
+        "--num_shards=2",
+        f"--output_dir={tmp_path / 'data'}",
+        f"--temp_dir={tmp_path}",
+    ]
+
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, *command], check=False)
+    left = os.listdir(tmp_path / "data")
+    subprocess.run([sys.executable, "-m", "pipelines.ali_ccp", *command], check=True)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert [name for name in left if name.endswith(".tmp")]
+    assert not [name for name in left if name.endswith((".tfrecord", ".json"))]
+    assert sum(len(group) for group in read_groups(tmp_path / "data")) == 80
+    assert not list((tmp_path / "data").glob("*.tmp"))
 
 
 def test_a_finished_data_set_is_replaced_only_if_asked(small, tmp_path):
