@@ -18,9 +18,11 @@ from esmm_tf.errors import UserError
 from esmm_tf.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Schema
 from esmm_tf.shards import DataSetWriter
 from pipelines import ali_ccp_checks, ali_ccp_rows, raw_files, vocabulary
-from pipelines.ali_ccp_groups import ORDER, SPLIT, GroupBuilder
+from pipelines.ali_ccp_groups import GroupBuilder
 from pipelines.config import DataSetConfig, EngineConfig
 from pipelines.engine import Engine, open_engine
+from pipelines.splits import SPLIT
+from pipelines.whole_groups import ORDER
 
 _SCHEMA = pathlib.Path(__file__).parents[1] / "tfrecords_schema" / "ali_ccp.toml"
 _INDEX = "common_feature_index"
@@ -191,9 +193,7 @@ def _checked_rows(engine: Engine, rows: Any, *, config: AliCcpConfig, seed: int)
 
 
 def _report(writer: DataSetWriter, data_set: DataSetConfig, schema: Schema, unused: int) -> None:
-    print(f"wrote {writer.num_impressions:,} impressions to {data_set.output_dir}")
-    for reason, count in sorted(writer.rejected.items()):
-        print(f"rejected {count:,} rows: {reason}")
+    data_set.report(writer)
     if unused:
         print(f"{unused:,} rows of common features are used by no impression")
     sizes = {f.table_name: f.num_rows for f in schema.features}

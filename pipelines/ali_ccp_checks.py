@@ -9,10 +9,11 @@ import numpy as np
 from esmm_tf import keys
 from esmm_tf.errors import UserError
 from esmm_tf.schema import CONTEXT, IMPRESSION
-from pipelines.ali_ccp_groups import ORDER, SPLIT
 from pipelines.engine import Engine
 from pipelines.raw_files import Piece
 from pipelines.rejections import RejectedRows, check_share
+from pipelines.splits import SPLIT
+from pipelines.whole_groups import ORDER
 
 ANOMALY = "conversion without click"
 _FIRST = "first_position"

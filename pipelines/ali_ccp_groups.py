@@ -1,6 +1,5 @@
 """Ordered rows of Ali-CCP to impression groups: a context's row, then those of its impressions."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,47 +7,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from esmm_tf import keys, records
-from esmm_tf.schema import CONTEXT, Schema
+from esmm_tf.schema import CONTEXT
 from pipelines.ali_ccp_rows import tokens_of
 from pipelines.ragged import Values
-from pipelines.whole_groups import whole_groups
-
-ORDER = "esmm_tf_order"
-SPLIT = "esmm_tf_split"
+from pipelines.splits import SPLIT
+from pipelines.whole_groups import ORDER, WholeGroups, starts
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupBuilder:
-    """Turns rows into groups.
+class GroupBuilder(WholeGroups):
+    """Turns rows of Ali-CCP into groups.
 
-    Args:
-      schema: of the records.
-      max_group_size: impressions at which a group is cut.
+    Rows are ordered by `ORDER`, which tells contexts apart, then by side: the row of a context, if
+    there is one, comes before its impressions.
     """
 
-    schema: Schema
-    max_group_size: int
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, records.Group]]:
-        """Yields groups with their split.
-
-        Args:
-          batches: rows ordered by `ORDER`, which tells contexts apart, then by side: the row of a
-            context, if there is one, comes before its impressions.
-        """
-        for rows in whole_groups(batches, ORDER):
-            yield from self._groups(rows)
-
-    def _groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
+    def groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
+        """Yields the groups of rows that hold each of them whole."""
         values = self._values(rows)
         keys_of = self._keys(rows)
         labels = {name: _column(rows[name]) for name in self._label_names()}
-        order = rows[ORDER].to_numpy()
         is_context = rows["side"].to_numpy() == CONTEXT
         splits = rows[SPLIT].to_numpy()
-        starts = np.flatnonzero(np.append(True, order[1:] != order[:-1]))
-        stops = np.append(starts[1:], len(order))
-        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+        begins = starts(rows, ORDER)
+        for start, stop in zip(begins, [*begins[1:], len(rows)], strict=True):
             begin = start + int(is_context[start])
             context = slice(start, begin)
             for first in range(begin, stop, self.max_group_size):

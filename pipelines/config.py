@@ -90,3 +90,9 @@ class DataSetConfig:
             overwrite=self.overwrite,
             source={**source, **dataclasses.asdict(self)},
         )
+
+    def report(self, writer: DataSetWriter) -> None:
+        """Prints what was written and what was rejected."""
+        print(f"wrote {writer.num_impressions:,} impressions to {self.output_dir}")
+        for reason, count in sorted(writer.rejected.items()):
+            print(f"rejected {count:,} rows: {reason}")

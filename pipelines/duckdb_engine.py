@@ -6,7 +6,6 @@ reader had to reject.
 
 import collections
 import contextlib
-import csv
 import itertools
 import pathlib
 import re
@@ -25,7 +24,7 @@ from esmm_tf import progress
 from esmm_tf.errors import UserError
 from esmm_tf.shards import DataSetWriter
 from pipelines.config import EngineConfig
-from pipelines.engine import Batches, Report, ToGroups
+from pipelines.engine import Batches, Report, ToGroups, header_columns
 from pipelines.kept_rows import keep, keep_pieces
 
 _ROWS_AT_ONCE = 8192
@@ -255,7 +254,4 @@ def _header(path: str) -> list[str]:
             line = file.readline().decode("utf-8-sig").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"Cannot read {path!r}: {error}. Check --input.") from None
-    columns = next(csv.reader([line]))
-    if not columns or len(set(columns)) != len(columns) or "" in columns:
-        raise UserError(f"{path!r} does not begin with a header of column names.")
-    return columns
+    return header_columns(line, path)

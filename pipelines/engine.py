@@ -5,6 +5,7 @@ and PySpark does not share stands in this interface: reading files, running a fu
 of rows, streaming rows to this process, and writing ordered rows as records.
 """
 
+import csv
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -86,3 +87,15 @@ def open_engine(config: EngineConfig) -> Engine:
             f"--engine={config.engine} needs {error.name!r}. pip install 'esmm_tf[{extra}]'."
         ) from None
     return module.build_engine(config)
+
+
+def header_columns(line: str, path: str) -> list[str]:
+    """Returns the names of columns in the first line of a CSV file.
+
+    Raises:
+      UserError: if it is no header, in which every column has a name of its own.
+    """
+    columns = next(csv.reader([line]), [])
+    if not columns or len(set(columns)) != len(columns) or "" in columns:
+        raise UserError(f"{path!r} does not begin with a header of column names.")
+    return columns

@@ -10,44 +10,29 @@ import pyarrow.compute as pc
 
 from esmm_tf import keys, records
 from esmm_tf.columns import FLOAT32
-from esmm_tf.schema import CONTEXT, Feature, Key, Schema
+from esmm_tf.schema import CONTEXT, Feature, Key
 from pipelines.ragged import Values
 from pipelines.splits import SPLIT
 from pipelines.typed_table import number_columns, table_values
-from pipelines.whole_groups import whole_groups
+from pipelines.whole_groups import ORDER, WholeGroups, starts
 
-ORDER = "esmm_tf_order"
 SIGNATURE = "esmm_tf_signature"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupBuilder:
-    """Turns rows into groups.
+class GroupBuilder(WholeGroups):
+    """Turns rows of a typed table into groups.
 
-    Args:
-      schema: of the records.
-      max_group_size: impressions at which a group is cut.
+    Rows are ordered by `ORDER`, alike in a group, and `SIGNATURE`, alike in what a record holds
+    once.
     """
 
-    schema: Schema
-    max_group_size: int
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, records.Group]]:
-        """Yields groups with their split.
-
-        Args:
-          batches: of a typed table's rows, ordered by `ORDER`, alike in a group, and `SIGNATURE`,
-            alike in what a record holds once.
-        """
-        for rows in whole_groups(batches, ORDER):
-            yield from self._groups(rows)
-
-    def _groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
+    def groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
+        """Yields the groups of rows that hold each of them whole."""
         columns = self._columns(rows)
         per_impression = self._per_impression(rows)
         splits = rows[SPLIT].to_pylist()
-        starts = _starts(rows)
-        for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
+        begins = starts(rows, ORDER, SIGNATURE)
+        for start, stop in zip(begins, [*begins[1:], len(rows)], strict=True):
             for first in range(start, stop, self.max_group_size):
                 end = min(first + self.max_group_size, stop)
                 record: dict[str, Any] = {}
@@ -79,15 +64,6 @@ class GroupBuilder:
         return {
             key: rows[sources[key].name].to_numpy() for key in (keys.CLICK, keys.CONVERSION)
         } | {key: rows[sources[key].name].to_numpy().astype(np.float32) for key in numbers}
-
-
-def _starts(rows: pa.Table) -> list[int]:
-    """Returns where a record begins at the latest: each has one group and one context."""
-    differs = np.append(True, np.zeros(len(rows) - 1, dtype=bool))
-    for name in (ORDER, SIGNATURE):
-        values = rows[name].to_numpy()
-        differs[1:] |= values[1:] != values[:-1]
-    return np.flatnonzero(differs).tolist()
 
 
 def _values(column: pa.ChunkedArray, field: Feature | Key) -> Values:

@@ -3,9 +3,9 @@
 Ids are scored by the rate of the label among them, as estimated on the *other* half of the groups
 (a fixed coin decides) and smoothed towards the mean by 10 rows, so that ids which occur once tell
 nothing. A row of many values has the mean of their rates, by weight; the rates themselves do not
-heed weights. Numbers are scored by
-themselves, upwards and downwards, and as if they were ids. A missing value is a level of its own,
-and the number of values and the sum of the weights of a row are numbers like others.
+heed weights. Numbers are scored by themselves, upwards and downwards, and as if they were ids. A
+missing value is a level of its own, and the number of values and the sum of the weights of a row
+are numbers like others.
 """
 
 from collections.abc import Iterable

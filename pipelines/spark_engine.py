@@ -5,7 +5,6 @@ are read, and the records written, under the same paths everywhere.
 """
 
 import contextlib
-import csv
 import dataclasses
 import functools
 import os
@@ -28,7 +27,7 @@ from esmm_tf.errors import UserError
 from esmm_tf.schema import Schema
 from pipelines import spark_session
 from pipelines.config import EngineConfig
-from pipelines.engine import Batches, Report, ToGroups
+from pipelines.engine import Batches, Report, ToGroups, header_columns
 
 _DAMAGED = "esmm_tf_damaged"
 _SERIALIZED = pa.schema([("batch", pa.binary())])
@@ -207,10 +206,7 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
             reason = spark_session.first_line(error)
             raise UserError(f"Cannot read {path!r}: {reason} Check --input.") from None
         line = first["value"].removeprefix("\ufeff") if first else ""
-        columns = next(csv.reader([line]), [])
-        if not columns or len(set(columns)) != len(columns) or "" in columns:
-            raise UserError(f"{path!r} does not begin with a header of column names.")
-        return columns
+        return header_columns(line, path)
 
 
 def _parse(

@@ -14,7 +14,7 @@ from esmm_tf.schema import CONTEXT, Schema
 from pipelines import casts, splits
 from pipelines.config import DataSetConfig, SplitConfig
 from pipelines.engine import Engine
-from pipelines.grouping import ORDER, SIGNATURE, GroupBuilder
+from pipelines.grouping import SIGNATURE, GroupBuilder
 from pipelines.rejections import RejectedRows, check_share
 from pipelines.splits import GROUP, SPLIT
 from pipelines.typed_table import (
@@ -26,6 +26,7 @@ from pipelines.typed_table import (
     table_values,
     typed_columns,
 )
+from pipelines.whole_groups import ORDER
 
 REASON = "esmm_tf_reason"
 _SHOWN = "esmm_tf_shown"
@@ -93,9 +94,7 @@ def write_table(
     with data_set.open_writer(schema, source) as writer:
         writer.rejected.update(rejected)
         engine.write_groups(good, order=row_order(schema), to_groups=builder, writer=writer)
-    print(f"wrote {writer.num_impressions:,} impressions to {data_set.output_dir}")
-    for reason, count in sorted(rejected.items()):
-        print(f"rejected {count:,} rows: {reason}")
+    data_set.report(writer)
 
 
 def checked_table(

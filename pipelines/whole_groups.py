@@ -1,9 +1,47 @@
-"""Batches of ordered rows, cut again so that no group spans two of them."""
+"""Ordered rows to groups: batches are cut again so that no group spans two of them."""
 
+import abc
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+
+from esmm_tf.records import Group
+from esmm_tf.schema import Schema
+
+ORDER = "esmm_tf_order"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeGroups(abc.ABC):
+    """Turns rows into groups.
+
+    Args:
+      schema: of the records.
+      max_group_size: impressions at which a group is cut.
+    """
+
+    schema: Schema
+    max_group_size: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, Group]]:
+        """Yields groups with their split; rows are ordered by `ORDER`, alike in a group."""
+        for rows in whole_groups(batches, ORDER):
+            yield from self.groups(rows)
+
+    @abc.abstractmethod
+    def groups(self, rows: pa.Table) -> Iterator[tuple[str, Group]]:
+        """Yields the groups of rows that hold each of them whole."""
+
+
+def starts(rows: pa.Table, *names: str) -> list[int]:
+    """Returns the places of the rows that differ from the one before in one of the columns."""
+    differs = np.append(True, np.zeros(len(rows) - 1, dtype=bool))
+    for name in names:
+        values = rows[name].to_numpy()
+        differs[1:] |= values[1:] != values[:-1]
+    return np.flatnonzero(differs).tolist()
 
 
 def whole_groups(batches: Iterator[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
