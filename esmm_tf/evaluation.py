@@ -1,15 +1,12 @@
 """A trained model measured: exact metrics for each task, over the space its name tells."""
 
 import dataclasses
-import json
 import math
-import os
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from esmm_tf import exact_metrics, input_fn, keys
+from esmm_tf import exact_metrics, input_fn, json_file, keys
 from esmm_tf.config import InputConfig
 from esmm_tf.model import build_scorer
 from esmm_tf.schema import Schema
@@ -135,10 +132,7 @@ def _finite_or_none(value: float) -> float | None:
 
 def write_evaluation(result: dict[str, Any], path: str) -> None:
     """Writes the JSON file under a temporary name and renames it."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with tf.io.gfile.GFile(f"{path}.tmp", "w") as file:
-        file.write(json.dumps(result, indent=2) + "\n")
-    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)
+    json_file.write_json(result, path)
 
 
 def format_table(result: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import keys
+from esmm_tf import json_file, keys
 from esmm_tf.errors import UserError
 
 FORMAT_VERSION = 1
@@ -48,10 +48,7 @@ class Manifest:
 def write_manifest(manifest: Manifest, directory: str) -> None:
     """Writes `manifest.json` under a temporary name and renames it."""
     path = os.path.join(directory, keys.MANIFEST_FILE)
-    text = json.dumps(dataclasses.asdict(manifest), indent=2, sort_keys=True) + "\n"
-    with tf.io.gfile.GFile(f"{path}.tmp", "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)
+    json_file.write_json(dataclasses.asdict(manifest), path, sort_keys=True)
 
 
 def load_manifest(directory: str) -> Manifest:

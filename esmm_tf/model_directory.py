@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import keys, schema_file
+from esmm_tf import json_file, keys, schema_file
 from esmm_tf.columns import VocabularyColumn
 from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
@@ -65,7 +65,7 @@ def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
         _check_same_schema(schema, model_dir)
     schema_file.save_schema(schema, model_dir, keys.SCHEMA_FILE)
     tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(settings)}
-    _write_json(tree, path)
+    json_file.write_json(tree, path, sort_keys=True)
 
 
 def load_history(model_dir: str) -> list[dict[str, Any]]:
@@ -79,13 +79,7 @@ def load_history(model_dir: str) -> list[dict[str, Any]]:
 
 def save_history(history: list[dict[str, Any]], model_dir: str) -> None:
     """Writes `history.json`; a metric that is not defined is null."""
-    _write_json(history, os.path.join(model_dir, keys.HISTORY_FILE))
-
-
-def _write_json(tree: Any, path: str) -> None:
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.write(json.dumps(tree, indent=2, sort_keys=True) + "\n")
-    os.replace(f"{path}.tmp", path)
+    json_file.write_json(history, os.path.join(model_dir, keys.HISTORY_FILE), sort_keys=True)
 
 
 def load_settings(model_dir: str) -> Settings:

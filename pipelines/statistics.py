@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-import os
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from esmm_tf import json_file
 from esmm_tf.columns import STRING
 from esmm_tf.errors import UserError
 
@@ -184,10 +183,7 @@ def to_tree(statistics: DataStatistics) -> dict[str, Any]:
 
 def write_json(tree: dict[str, Any], path: str) -> None:
     """Writes the JSON file under a temporary name and renames it."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    with tf.io.gfile.GFile(f"{path}.tmp", "w") as file:
-        file.write(json.dumps({"format_version": FORMAT_VERSION, **tree}, indent=2) + "\n")
-    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)
+    json_file.write_json({"format_version": FORMAT_VERSION, **tree}, path)
 
 
 def load_json(path: str) -> DataStatistics:
