@@ -6,6 +6,8 @@ Each field's `help` metadata, with its unit, becomes the help of its flag.
 import dataclasses
 from typing import Any
 
+from esmm_tf import keys
+from esmm_tf.columns import check_choice
 from esmm_tf.errors import UserError
 
 
@@ -110,6 +112,55 @@ class TrainConfig:
             )
 
 
+OFF, WARN, STOP = "off", "warn", "stop"
+ACTIONS = (OFF, WARN, STOP)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """What training does when something is wrong with the data or the model: off, warn or stop."""
+
+    on_unnested_labels: str = setting(STOP, help="a conversion without a click: off, warn or stop")
+    on_collapsed_head: str = setting(
+        WARN, help="a head that gives every impression the same logit: off, warn or stop"
+    )
+    on_non_finite_loss: str = setting(
+        STOP, help="a loss or weights that are infinite or NaN: off, warn or stop"
+    )
+    on_label_like_feature: str = setting(
+        WARN, help="a feature that alone predicts a label: off, warn or stop"
+    )
+    on_miscalibration: str = setting(
+        WARN, help="a calibration outside --calibration_band after an epoch: off, warn or stop"
+    )
+    on_shared_data: str = setting(
+        STOP, help="a validation shard that is also trained on: off, warn or stop"
+    )
+    collapsed_std: float = setting(
+        1e-4, help="standard deviation of a head's logits below which it is collapsed"
+    )
+    leak_auc: float = setting(
+        0.95, help="AUC above which a feature that alone predicts a label is like it, 0.5 to 1"
+    )
+    leak_impressions: int = setting(
+        100_000,
+        help="training impressions, the first ones, on which the features' AUCs are measured "
+        "before training; 0 skips it",
+    )
+    calibration_band: float = setting(
+        2.0, help="factor by which the mean prediction may differ from the mean label, above 1"
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name.startswith("on_"):
+                check_choice(f"--{field.name}", getattr(self, field.name), ACTIONS)
+        _check_at_least_zero(self, "collapsed_std", "leak_impressions")
+        _check_above(self, 1, "calibration_band")
+        if not 0.5 <= self.leak_auc <= 1:
+            raise UserError(f"--leak_auc is {self.leak_auc}. Give a number from 0.5 to 1.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
     """Which trained model reads which records."""
@@ -130,10 +181,59 @@ class ScoreConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrateConfig(ScoreConfig):
+    """Which trained model is calibrated on which records, and how."""
+
+    files: str = setting(
+        "",
+        help="records to fit to, never those of the test: files or globs, comma-separated, or a "
+        "data set's directory",
+    )
+    split: str = setting("validation", help="split that a directory in --files stands for")
+    calibration: str = setting(
+        keys.PLATT,
+        help="platt (a line), temperature (one number), isotonic (needs the most conversions), or "
+        "none, which removes the calibration that there is",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("--calibration", self.calibration, (*keys.CALIBRATIONS, keys.NO_CALIBRATION))
+        if not self.files and self.calibration != keys.NO_CALIBRATION:
+            raise UserError(
+                "--files is missing. Give records that the model was not trained on, such as the "
+                "data set's directory, which stands for its split 'validation'."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Where the evaluation goes."""
+    """What is measured beside the whole, what it is compared with, and where it goes."""
 
     output: str = setting("", help="file to write; by default evaluation.json in --model_dir")
+    slices: tuple[str, ...] = setting(
+        (), help="features or carried keys, comma-separated: every metric also for each value"
+    )
+    baseline: str = setting(
+        "", help="evaluation.json of another model on the same impressions, to compare with"
+    )
+    baseline_model_dir: str = setting("", help="directory of another model, to compare with")
+    report_dir: str = setting(
+        "", help="directory for a page with plots, index.html, and the plots as PNG files"
+    )
+    save_scores: bool = setting(
+        True,
+        help="keep each impression's logits beside --output, 8 bytes each, so that it can be a "
+        "--baseline",
+    )
+    on_used_data: str = setting(
+        WARN, help="shards that the model was trained or stopped early on: off, warn or stop"
+    )
+
+    def __post_init__(self) -> None:
+        check_choice("--on_used_data", self.on_used_data, ACTIONS)
+        if self.baseline and self.baseline_model_dir:
+            raise UserError("--baseline and --baseline_model_dir are both given. Give one of them.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

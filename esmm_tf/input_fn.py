@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,12 +16,16 @@ from esmm_tf.schema import Schema
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
-    """Shards to read, and what their manifests say of them."""
+    """Shards to read, and what their manifests say of them.
+
+    `negative_keep_rate` is the probability with which the pipeline kept an unclicked impression.
+    """
 
     files: tuple[str, ...]
     compression: str
     schema_hash: str
     shards: tuple[manifest.Shard, ...]
+    negative_keep_rate: float = 1.0
 
     @property
     def impressions(self) -> int:
@@ -44,7 +48,8 @@ def find_source(patterns: str, *, split: str) -> Source:
 
     Raises:
       UserError: if nothing matches, a directory has no manifest or no such split, a file is not in
-        its directory's manifest, or all files are empty.
+        its directory's manifest, the files differ in compression, schema or negative keep rate, or
+        all are empty.
     """
     files: list[str] = []
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
@@ -53,22 +58,16 @@ def find_source(patterns: str, *, split: str) -> Source:
     if not files:
         raise UserError("No files of records are named. Name files, a glob or a directory.")
     known = {name: manifest.load_manifest(name) for name in {os.path.dirname(f) for f in files}}
-    compressions = {found.compression for found in known.values()}
-    if len(compressions) > 1:
-        raise UserError(
-            f"{patterns!r} mixes compressed and plain data sets. Read one kind at once."
-        )
-    hashes = {found.schema_hash for found in known.values()}
-    if len(hashes) > 1:
-        raise UserError(
-            f"{patterns!r} mixes data sets of different schemas ({sorted(hashes)}). "
-            "Write them with one schema."
-        )
+    manifests = [known[os.path.dirname(file)] for file in files]
+    found = [_find_shard(*pair) for pair in zip(files, manifests, strict=True)]
+    rates = [of.keep_rate(split) for of, (split, _) in zip(manifests, found, strict=True)]
+    _check_alike(patterns, manifests, rates)
     source = Source(
         files=tuple(files),
-        compression=compressions.pop(),
-        schema_hash=hashes.pop(),
-        shards=tuple(_shard(file, known[os.path.dirname(file)]) for file in files),
+        compression=manifests[0].compression,
+        schema_hash=manifests[0].schema_hash,
+        shards=tuple(shard for _, shard in found),
+        negative_keep_rate=rates[0],
     )
     if source.impressions == 0:
         raise UserError(f"{patterns!r} holds no impressions. Name shards that hold some.")
@@ -104,26 +103,24 @@ def build_dataset(
     impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
     shuffled, the same each time; without, it is the order of the files.
     """
-    files = tf.data.Dataset.from_tensor_slices(list(source.files))
-    if seed is not None:
-        files = files.shuffle(len(source.files), seed=seed)
-    dataset = files.interleave(
-        lambda file: tf.data.TFRecordDataset(
-            file, compression_type=source.compression, buffer_size=1 << 20
-        ),
-        cycle_length=config.num_readers if seed is not None else 1,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    if seed is not None and config.shuffle_buffer:
-        dataset = dataset.shuffle(config.shuffle_buffer, seed=seed)
-    dataset = _cut(dataset, config.batch_size)
+    dataset = _serialized_batches(source, config, seed=seed)
     dataset = dataset.map(
         _parser(schema, carry),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def read_groups(
+    source: Source, config: InputConfig, *, seed: int | None, batches: range
+) -> tf.Tensor:
+    """Returns the serialized groups of some batches of `build_dataset`, string `[groups]`.
+
+    `batches` counts from 0. Those before them are read again, though not parsed.
+    """
+    dataset = _serialized_batches(source, config, seed=seed)
+    return tf.concat(list(dataset.skip(batches.start).take(len(batches))), axis=0)
 
 
 def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -170,16 +167,59 @@ def _expand(pattern: str, *, split: str) -> list[str]:
     return files
 
 
-def _shard(file: str, found: manifest.Manifest) -> manifest.Shard:
+def _check_alike(
+    patterns: str, manifests: Sequence[manifest.Manifest], rates: Sequence[float]
+) -> None:
+    """Raises a `UserError` if files, given by manifest and keep rate, cannot be read as one."""
+    if len({found.compression for found in manifests}) > 1:
+        raise UserError(
+            f"{patterns!r} mixes compressed and plain data sets. Read one kind at once."
+        )
+    hashes = {found.schema_hash for found in manifests}
+    if len(hashes) > 1:
+        raise UserError(
+            f"{patterns!r} mixes data sets of different schemas ({sorted(hashes)}). "
+            "Write them with one schema."
+        )
+    if len(set(rates)) > 1:
+        raise UserError(
+            f"{patterns!r} mixes files written with different --negative_keep_rate "
+            f"({sorted(set(rates))}), and the logits are corrected for one. Read files of one rate."
+        )
+
+
+def _find_shard(file: str, found: manifest.Manifest) -> tuple[str, manifest.Shard]:
+    """Returns the split and the counts of a file."""
     name = os.path.basename(file)
-    for shards in found.splits.values():
+    for split, shards in found.splits.items():
         for shard in shards:
             if shard.file == name:
-                return shard
+                return split, shard
     raise UserError(
         f"{file!r} is not in its directory's manifest, so it is no finished shard. "
         "Name shards of the manifest only."
     )
+
+
+def _serialized_batches(
+    source: Source, config: InputConfig, *, seed: int | None
+) -> tf.data.Dataset:
+    """Returns the serialized groups of each batch, string `[groups]`."""
+    files = tf.data.Dataset.from_tensor_slices(list(source.files))
+    if seed is not None:
+        files = files.shuffle(len(source.files), seed=seed, reshuffle_each_iteration=False)
+    dataset = files.interleave(
+        lambda file: tf.data.TFRecordDataset(
+            file, compression_type=source.compression, buffer_size=1 << 20
+        ),
+        cycle_length=config.num_readers if seed is not None else 1,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    if seed is not None and config.shuffle_buffer:
+        # Keras makes two iterators and reads the second: it must be that of `read_groups`.
+        dataset = dataset.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
+    return _cut(dataset, config.batch_size)
 
 
 def _cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:

@@ -34,8 +34,17 @@ RESERVED_RECORD_KEYS = frozenset({CLICK, CONVERSION, EXAMPLE_WEIGHT, ORACLE_PCTR
 MANIFEST_FILE = "manifest.json"
 SCHEMA_FILE = "schema.toml"
 CONFIG_FILE = "config.json"
+CALIBRATION_FILE = "calibration.json"
 EVALUATION_FILE = "evaluation.json"
 HISTORY_FILE = "history.json"
+TRAINING_DATA_FILE = "data.json"
+
+# Methods of calibration after training.
+PLATT = "platt"
+TEMPERATURE = "temperature"
+ISOTONIC = "isotonic"
+CALIBRATIONS = (PLATT, TEMPERATURE, ISOTONIC)
+NO_CALIBRATION = "none"
 
 TRAIN = "train"
 VALIDATION = "validation"

@@ -30,19 +30,27 @@ class Manifest:
     """What a data set holds.
 
     `compression` is `""` or `"GZIP"`; `rejected` counts the raw rows left out, by reason;
-    `source` names the command and its settings.
+    `negative_keep_rate` holds, by split, the probability with which an impression without click and
+    conversion was kept, where it is not 1, and `sampled_out` how many were not; `source` names the
+    command and its settings.
     """
 
     schema_hash: str
     splits: Mapping[str, tuple[Shard, ...]]
     compression: str = ""
     rejected: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    negative_keep_rate: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    sampled_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def impressions(self, split: str) -> int:
         """Returns the number of impressions of one split."""
         return sum(shard.impressions for shard in self.splits[split])
+
+    def keep_rate(self, split: str) -> float:
+        """Returns the probability with which an unclicked impression of a split was kept."""
+        return self.negative_keep_rate.get(split, 1.0)
 
 
 def write_manifest(manifest: Manifest, directory: str) -> None:

@@ -29,6 +29,15 @@ def check_output(directory: str, *, overwrite: bool) -> None:
         )
 
 
+def check_keep_rate(rate: float) -> None:
+    """Raises a `UserError` if a negative keep rate is not above 0 and at most 1."""
+    if not 0 < rate <= 1:
+        raise UserError(
+            f"--negative_keep_rate is {rate}. Give a probability above 0, at most 1: 1 keeps all "
+            "impressions."
+        )
+
+
 class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
     """Writes groups into shards; leaving the context without an error makes them a data set.
 
@@ -41,10 +50,13 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
       compressed: whether to write `.tfrecord.gz`.
       overwrite: whether a finished data set in `directory` may be replaced.
       source: what the manifest says of the origin.
+      negative_keep_rate: by split, the probability with which whoever writes keeps an impression
+        without click and conversion; 1.0 where it is not given. How many were left out is counted
+        in `sampled_out`.
 
     Raises:
       UserError: if `directory` holds a finished data set and `overwrite` is false, there would be
-        no shards, or, at the end, no impression was written.
+        no shards, a rate is no probability above 0, or, at the end, no impression was written.
     """
 
     def __init__(
@@ -56,9 +68,13 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         compressed: bool = False,
         overwrite: bool = False,
         source: Mapping[str, Any] | None = None,
+        negative_keep_rate: Mapping[str, float] | None = None,
     ) -> None:
         if num_shards <= 0:
             raise UserError(f"--num_shards is {num_shards}. Give a number above 0.")
+        self.negative_keep_rate = dict(negative_keep_rate or {})
+        for rate in self.negative_keep_rate.values():
+            check_keep_rate(rate)
         self.directory = directory
         self.schema = schema
         self.num_shards = num_shards
@@ -67,6 +83,7 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         self._open: dict[str, list[ShardWriter]] = {}
         self._adopted: dict[str, list[manifest.Shard]] = {}
         self.rejected: collections.Counter[str] = collections.Counter()
+        self.sampled_out: collections.Counter[str] = collections.Counter()
         self._prepare(overwrite=overwrite)
 
     def _prepare(self, *, overwrite: bool) -> None:
@@ -111,6 +128,14 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         """Returns the number of impressions written so far."""
         return sum(shard.impressions for shards in self._shards().values() for shard in shards)
 
+    def count_impressions(self, split: str) -> int:
+        """Returns the number of impressions written so far to a split."""
+        return sum(shard.impressions for shard in self._shards().get(split, ()))
+
+    def count_unclicked(self, split: str) -> int:
+        """Returns the number of impressions without a click written so far to a split."""
+        return sum(shard.impressions - shard.clicks for shard in self._shards().get(split, ()))
+
     def _new_shard(self, split: str, place: int) -> "ShardWriter":
         name = _final_name(split, place, self.num_shards, compression=self.compression)
         return ShardWriter(self.directory, name + _TEMPORARY, self.compression)
@@ -131,9 +156,12 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         if error_type is not None:
             return
         if self.num_impressions == 0:
+            sampled_out = dict(self.sampled_out)
             raise UserError(
                 f"No impression was written to {self.directory!r}. "
-                f"Rejected rows: {dict(self.rejected) or 'none'}. Check the input."
+                f"Rejected rows: {dict(self.rejected) or 'none'}. "
+                + (f"Left out by --negative_keep_rate: {sampled_out}. " if sampled_out else "")
+                + "Check the input."
             )
         splits = {split: self._named(split, found) for split, found in self._shards().items()}
         self._remove_strays()
@@ -143,6 +171,8 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
             splits=splits,
             compression=self.compression,
             rejected=dict(self.rejected),
+            negative_keep_rate=self.negative_keep_rate,
+            sampled_out=dict(self.sampled_out),
             source=self._source,
         )
         manifest.write_manifest(found, self.directory)

@@ -118,15 +118,14 @@ def convert(config: AliCcpConfig, data_set: DataSetConfig, engine_config: Engine
             directory=data_set.output_dir,
             max_rejected=data_set.max_rejected,
         )
-        if config.label_anomalies == "fail" and rejected[ali_ccp_checks.ANOMALY]:
-            raise UserError(
-                f"{rejected[ali_ccp_checks.ANOMALY]:,} rows have a conversion and no click. Mend "
-                "them, or give --label_anomalies=drop or keep."
-            )
+        _check_anomalies(config, rejected[ali_ccp_checks.ANOMALY])
         good = checked.where(engine.F.col("reason").isNull())
-        counted = ali_ccp_checks.with_impressions(engine, good)
-        unused = ali_ccp_checks.count_unused(engine, counted)
+        unused = ali_ccp_checks.count_unused(engine, ali_ccp_checks.with_impressions(engine, good))
+        kept, left_out = ali_ccp_checks.sample_negatives(
+            engine, good, rate=data_set.negative_keep_rate, seed=data_set.seed
+        )
         if not config.hash:
+            counted = ali_ccp_checks.with_impressions(engine, kept)
             schema = vocabulary.build_schema(
                 engine,
                 counted.where(engine.F.col(SPLIT) == keys.TRAIN),
@@ -137,8 +136,9 @@ def convert(config: AliCcpConfig, data_set: DataSetConfig, engine_config: Engine
         source = {"command": "pipelines.ali_ccp", **dataclasses.asdict(config)}
         with data_set.open_writer(schema, {**source, "unused_contexts": unused}) as writer:
             writer.rejected.update(rejected)
+            writer.sampled_out.update(left_out)
             engine.write_groups(
-                good,
+                kept,
                 order=(ORDER, "side", "piece", "line"),
                 to_groups=GroupBuilder(schema=schema, max_group_size=data_set.max_group_size),
                 writer=writer,
@@ -190,6 +190,15 @@ def _checked_rows(engine: Engine, rows: Any, *, config: AliCcpConfig, seed: int)
         validation_share=config.validation_share,
         seed=seed,
     )
+
+
+def _check_anomalies(config: AliCcpConfig, number: int) -> None:
+    """Raises a `UserError` if there are conversions without a click that are to end the job."""
+    if config.label_anomalies == "fail" and number:
+        raise UserError(
+            f"{number:,} rows have a conversion and no click. Mend them, or give "
+            "--label_anomalies=drop or keep."
+        )
 
 
 def _report(writer: DataSetWriter, data_set: DataSetConfig, schema: Schema, unused: int) -> None:

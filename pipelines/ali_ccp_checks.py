@@ -12,7 +12,8 @@ from esmm_tf.schema import CONTEXT, IMPRESSION
 from pipelines.engine import Engine
 from pipelines.raw_files import Piece
 from pipelines.rejections import RejectedRows, check_share
-from pipelines.splits import SPLIT
+from pipelines.sampling import SAMPLED_SPLITS
+from pipelines.splits import SPLIT, hash_bound
 from pipelines.whole_groups import ORDER
 
 ANOMALY = "conversion without click"
@@ -140,6 +141,38 @@ def with_impressions(engine: Engine, rows: Any) -> Any:
     joined = rows.join(sizes, on=ORDER, how="left")
     impressions = F.when(own, F.lit(1)).otherwise(F.coalesce(F.col("size"), F.lit(0)))
     return joined.select("side", SPLIT, "tokens", impressions.cast("bigint").alias("impressions"))
+
+
+def sample_negatives(
+    engine: Engine, rows: Any, *, rate: float, seed: int
+) -> tuple[Any, collections.Counter[str]]:
+    """Returns the rows that are kept, and how many impressions are left out of each split.
+
+    A hash of its sample and its common index decides on an impression without click and conversion.
+
+    Args:
+      engine: that the rows belong to.
+      rows: with `SPLIT`, none of them to be rejected.
+      rate: the probability with which such an impression is kept.
+      seed: of the hash.
+    """
+    if rate == 1:
+        return rows, collections.Counter()
+    F = engine.F  # noqa: N806 - its customary name
+    sample = F.concat(F.col("context"), F.lit(":"), F.col("sample_id").cast("string"))
+    digest = F.md5(F.concat(F.lit(f"negative {seed}:"), sample))
+    is_left_out = (
+        (F.col("side") == IMPRESSION)
+        & F.col(SPLIT).isin(*SAMPLED_SPLITS)
+        & (F.col(keys.CLICK) == 0)
+        & (F.col(keys.CONVERSION) == 0)
+        & (digest >= F.lit(hash_bound(rate)))
+    )
+    counts = rows.where(is_left_out).groupBy(SPLIT).agg(F.count("*").alias("n"))
+    left_out = collections.Counter(
+        {row[SPLIT]: row["n"] for batch in engine.stream(counts) for row in batch.to_pylist()}
+    )
+    return rows.where(~is_left_out), left_out
 
 
 def count_unused(engine: Engine, rows: Any) -> int:

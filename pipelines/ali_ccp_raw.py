@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from esmm_tf import keys, progress
-from pipelines import ali_ccp_fields
+from pipelines import ali_ccp_fields, hashing
 from pipelines.csv_files import CsvWriter
 from pipelines.exposure import Groups, Shop
 from pipelines.ragged import Values
@@ -35,7 +35,7 @@ _DISPLACED_SHARE = 0.01
 
 
 def write_log(config: SyntheticConfig) -> None:
-    """Simulates a shop and writes its log as raw files.
+    """Simulates a shop, writes its log as raw files and prints how much that is.
 
     Raises:
       UserError: if a rate is wrong, or there are raw files already and `overwrite` is false.
@@ -49,6 +49,7 @@ def write_log(config: SyntheticConfig) -> None:
     ) as writer:
         shop = Shop(truth, config.sizes(), seed=config.seed)
         write_groups(shop, config, writer)
+    print(f"wrote {config.num_impressions:,} impressions to {config.output_dir}")
 
 
 def write_groups(shop: Shop, config: SyntheticConfig, writer: CsvWriter) -> None:
@@ -104,14 +105,11 @@ def id_offsets(sizes: Mapping[str, int]) -> dict[str, int]:
 def context_indices(first: int, number: int, *, seed: int) -> np.ndarray:
     """Returns the `common_feature_index` of contexts from `first` on: 16 hexadecimal digits.
 
-    They are outputs of SplitMix64 (Steele et al., 2014), which gives no number twice.
+    They are outputs of SplitMix64, which gives no number twice.
     """
     state = np.arange(first + 1, first + number + 1, dtype=np.uint64)
-    state = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed % 2**64)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    return np.array([f"{index:016x}" for index in state.tolist()], dtype=object)
+    indices = hashing.mix(state * hashing.GOLDEN + np.uint64(seed % 2**64))
+    return np.array([f"{index:016x}" for index in indices.tolist()], dtype=object)
 
 
 def _conversion(

@@ -6,8 +6,9 @@ import math
 import numpy as np
 
 from esmm_tf.columns import INT64, IdentityColumn, VocabularyColumn
+from esmm_tf.numpy_batches import Batch, Rows, is_number
 from esmm_tf.schema import Feature, Schema
-from pipelines.batches import Batch, Rows, is_number
+from esmm_tf.tally import Tally, shorten_numbers
 from pipelines.statistics import (
     DataStatistics,
     FeatureStatistics,
@@ -18,7 +19,6 @@ from pipelines.statistics import (
     Rate,
     build_histogram,
 )
-from pipelines.tally import Tally, shorten_numbers
 
 _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 

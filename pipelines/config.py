@@ -7,7 +7,8 @@ from typing import Any
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
 from esmm_tf.schema import Schema
-from esmm_tf.shards import DataSetWriter, check_output
+from esmm_tf.shards import DataSetWriter, check_keep_rate, check_output
+from pipelines import sampling
 
 ENGINES = ("duckdb", "spark")
 
@@ -66,9 +67,17 @@ class DataSetConfig:
     max_rejected: float = setting(
         0.01, help="share of the rows that may be rejected before the job ends with an error"
     )
-    seed: int = setting(1, help="seed of the order of the records and of the split")
+    negative_keep_rate: float = setting(
+        1.0,
+        help="probability with which an impression without click and conversion is kept in the "
+        "splits 'train' and 'validation', above 0 to 1, which keeps all",
+    )
+    seed: int = setting(
+        1, help="seed of the order of the records, of the split and of what is kept"
+    )
 
     def __post_init__(self) -> None:
+        check_keep_rate(self.negative_keep_rate)
         if min(self.max_group_size, self.num_shards) < 1:
             raise UserError("--max_group_size and --num_shards must be at least 1.")
         if self.seed < 0:
@@ -89,10 +98,12 @@ class DataSetConfig:
             compressed=self.compressed,
             overwrite=self.overwrite,
             source={**source, **dataclasses.asdict(self)},
+            negative_keep_rate=sampling.keep_rates(self.negative_keep_rate),
         )
 
     def report(self, writer: DataSetWriter) -> None:
-        """Prints what was written and what was rejected."""
+        """Prints what was written, left out and rejected."""
         print(f"wrote {writer.num_impressions:,} impressions to {self.output_dir}")
+        sampling.report(writer)
         for reason, count in sorted(writer.rejected.items()):
             print(f"rejected {count:,} rows: {reason}")

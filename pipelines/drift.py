@@ -27,6 +27,7 @@ from pipelines.statistics import (
 
 NOISE = 4.0
 
+RATES_OF_ALL = ("click_rate", "conversion_rate")
 L_INFINITY = "l_infinity"
 JENSEN_SHANNON = "jensen_shannon"
 
@@ -78,9 +79,14 @@ class FeatureDifference:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Differences:
-    """How a data set differs from a baseline."""
+    """How a data set differs from a baseline.
+
+    `is_sampled_alike` says that both keep unclicked impressions with one probability. Otherwise
+    labels differ by that alone, and only their rates among clicks are compared.
+    """
 
     baseline: str
+    is_sampled_alike: bool
     labels: tuple[Change, ...]
     features: tuple[FeatureDifference, ...]
 
@@ -95,11 +101,17 @@ def compare(statistics: DataStatistics, baseline: DataStatistics) -> Differences
     now = {feature.name for feature in statistics.features}
     features = [_compare_feature(f, before.get(f.name)) for f in statistics.features]
     features += [FeatureDifference(name=n, is_gone=True) for n in before if n not in now]
+    is_sampled_alike = statistics.negative_keep_rate == baseline.negative_keep_rate
     labels = [
         _change(name, getattr(statistics.labels, name), getattr(baseline.labels, name))
-        for name in ("click_rate", "conversion_rate", "conversion_rate_clicked")
+        for name in (*(RATES_OF_ALL if is_sampled_alike else ()), "conversion_rate_clicked")
     ]
-    return Differences(baseline=baseline.files, labels=tuple(labels), features=tuple(features))
+    return Differences(
+        baseline=baseline.files,
+        is_sampled_alike=is_sampled_alike,
+        labels=tuple(labels),
+        features=tuple(features),
+    )
 
 
 def _change(name: str, now: Rate, before: Rate) -> Change:

@@ -11,23 +11,36 @@ import pyarrow.compute as pc
 from esmm_tf import keys, records
 from esmm_tf.columns import FLOAT32
 from esmm_tf.schema import CONTEXT, Feature, Key
+from pipelines import sampling
 from pipelines.ragged import Values
 from pipelines.splits import SPLIT
 from pipelines.typed_table import number_columns, table_values
 from pipelines.whole_groups import ORDER, WholeGroups, starts
 
 SIGNATURE = "esmm_tf_signature"
+_HASH_DIGITS = 16  # of 64 bits
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupBuilder(WholeGroups):
     """Turns rows of a typed table into groups.
 
-    Rows are ordered by `ORDER`, alike in a group, and `SIGNATURE`, alike in what a record holds
-    once.
+    Rows are ordered by `ORDER`, a seeded hash alike in a group, and `SIGNATURE`, alike in what a
+    record holds once.
+
+    Args:
+      negative_keep_rate: the probability with which a row of the splits that are sampled is kept if
+        it has no click and no conversion.
     """
+
+    negative_keep_rate: float = 1.0
 
     def groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
         """Yields the groups of rows that hold each of them whole."""
+        if self.negative_keep_rate < 1:
+            rows = rows.filter(pa.array(self._is_kept(rows)))
+        if not len(rows):
+            return
         columns = self._columns(rows)
         per_impression = self._per_impression(rows)
         splits = rows[SPLIT].to_pylist()
@@ -43,6 +56,29 @@ class GroupBuilder(WholeGroups):
                     )
                 record |= {key: values[first:end] for key, values in per_impression.items()}
                 yield splits[first], record
+
+    def _is_kept(self, rows: pa.Table) -> np.ndarray:
+        """Returns which rows are kept, by a hash of their group and their place in it.
+
+        A hash of what a row holds would keep all rows that are equal, or none of them. Which place
+        each of those has does not matter, and the others are ordered by what they hold.
+        """
+        begins = np.array(starts(rows, ORDER))
+        sizes = np.diff(begins, append=len(rows))
+        hashes = [int(order[:_HASH_DIGITS], 16) for order in rows[ORDER].take(begins).to_pylist()]
+        sources = table_values(self.schema)
+        labels = {key: rows[sources[key].name].to_numpy() for key in (keys.CLICK, keys.CONVERSION)}
+        is_sampled = pc.is_in(rows[SPLIT], pa.array(sampling.SAMPLED_SPLITS))
+        return sampling.is_kept(
+            sampling.hashed_draws(
+                np.repeat(np.array(hashes, np.uint64), sizes),
+                np.arange(len(rows)) - np.repeat(begins, sizes),
+            ),
+            rate=self.negative_keep_rate,
+            is_sampled=is_sampled.to_numpy(),
+            click=labels[keys.CLICK],
+            conversion=labels[keys.CONVERSION],
+        )
 
     def _columns(self, rows: pa.Table) -> dict[str, Values]:
         """Returns the values of each feature and key, row by row."""

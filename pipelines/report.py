@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from pipelines.drift import Change, Differences, FeatureDifference
+from esmm_tf.label_leaks import METRICS
+from pipelines.drift import RATES_OF_ALL, Change, Differences, FeatureDifference
 from pipelines.findings import Finding
-from pipelines.leaks import METRICS
 from pipelines.statistics import (
     DataStatistics,
     FeatureStatistics,
@@ -25,16 +25,29 @@ def format_report(
     """Returns the tables and the findings."""
     parts = [
         statistics.files,
+        *_sampling_notes(statistics),
         _table(_label_rows(statistics.labels)),
         _table(_feature_rows(statistics.features)),
     ]
     if differences is not None:
         parts += [
             f"differences from {differences.baseline}",
+            *_comparison_notes(differences),
             _table(_change_rows(differences.labels)),
             _table(_difference_rows(differences.features)),
         ]
     return "\n\n".join([*parts, _format_findings(found)])
+
+
+def _sampling_notes(statistics: DataStatistics) -> list[str]:
+    rate = statistics.negative_keep_rate
+    return [f"unclicked impressions are sampled: --negative_keep_rate={rate:g}"] if rate < 1 else []
+
+
+def _comparison_notes(differences: Differences) -> list[str]:
+    if differences.is_sampled_alike:
+        return []
+    return [f"{' and '.join(RATES_OF_ALL)} are not compared: --negative_keep_rate differs"]
 
 
 def _format_findings(found: Sequence[Finding]) -> str:

@@ -18,9 +18,9 @@ def with_random_split(engine: Engine, table: Any, config: SplitConfig, *, seed: 
     F = engine.F  # noqa: N806 - its customary name
     digest = F.md5(F.concat(F.lit(f"split {seed}:"), F.col(GROUP)))
     split = (
-        F.when(digest < F.lit(_digits(config.test_share)), F.lit(keys.TEST))
+        F.when(digest < F.lit(hash_bound(config.test_share)), F.lit(keys.TEST))
         .when(
-            digest < F.lit(_digits(config.test_share + config.validation_share)),
+            digest < F.lit(hash_bound(config.test_share + config.validation_share)),
             F.lit(keys.VALIDATION),
         )
         .otherwise(F.lit(keys.TRAIN))
@@ -62,6 +62,6 @@ def with_split_column(engine: Engine, table: Any, *, column: str) -> Any:
     return table.withColumn(SPLIT, F.when(F.col(column).isin(*SPLITS), F.col(column)))
 
 
-def _digits(share: float) -> str:
-    """Returns the digits below which that share of all hashes lies."""
+def hash_bound(share: float) -> str:
+    """Returns the digits below which that share of all hashes lies, for a share below 1."""
     return f"{int(share * 16**_DIGITS):0{_DIGITS}x}"

@@ -139,11 +139,15 @@ class FeatureStatistics:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class DataStatistics:
-    """What is known of one data set; `files` names it in messages."""
+    """What is known of one data set; `files` names it in messages.
+
+    `negative_keep_rate` is the probability with which its unclicked impressions were kept.
+    """
 
     files: str
     labels: LabelStatistics
     features: tuple[FeatureStatistics, ...]
+    negative_keep_rate: float = 1.0
 
 
 def build_histogram(frequencies: Frequencies) -> Histogram:
@@ -176,6 +180,7 @@ def to_tree(statistics: DataStatistics) -> dict[str, Any]:
     """Returns the JSON form; of each feature's ids it keeps the 1,000 most frequent."""
     return {
         "files": statistics.files,
+        "negative_keep_rate": statistics.negative_keep_rate,
         "labels": dataclasses.asdict(statistics.labels),
         "features": [_feature_tree(feature) for feature in statistics.features],
     }
@@ -204,6 +209,7 @@ def load_json(path: str) -> DataStatistics:
             files=tree["files"],
             labels=_labels(tree["labels"]),
             features=tuple(_feature(feature) for feature in tree["features"]),
+            negative_keep_rate=tree.get("negative_keep_rate", 1.0),
         )
     except OSError as error:
         raise UserError(f"Cannot read {path!r}: {error.strerror}. Check --baseline.") from None

@@ -13,7 +13,7 @@ from esmm_tf import flags, keys, progress, records
 from esmm_tf.columns import INT64, IdentityColumn
 from esmm_tf.schema import ONE, Feature, Schema, Table
 from esmm_tf.shards import DataSetWriter
-from pipelines import ali_ccp_fields, ali_ccp_raw
+from pipelines import ali_ccp_fields, ali_ccp_raw, sampling
 from pipelines.exposure import Groups, Shop
 from pipelines.synthetic_log import ALI_CCP_RAW, TFRECORD, SyntheticConfig, draw_chunks, num_ids
 from pipelines.world import BEHAVIOURS, PROFILE_FIELDS
@@ -21,12 +21,12 @@ from pipelines.world import BEHAVIOURS, PROFILE_FIELDS
 
 def generate(config: SyntheticConfig) -> None:
     """Simulates a shop and writes its log, truth included, in the format asked for."""
-    write = {TFRECORD: _write_data_set, ALI_CCP_RAW: ali_ccp_raw.write_log}
+    write = {TFRECORD: write_data_set, ALI_CCP_RAW: ali_ccp_raw.write_log}
     write[config.format](config)
-    print(f"wrote {config.num_impressions:,} impressions to {config.output_dir}")
 
 
-def _write_data_set(config: SyntheticConfig) -> None:
+def write_data_set(config: SyntheticConfig) -> None:
+    """Simulates a shop, writes its log as records and prints what became of it."""
     schema = build_schema(config.sizes())
     truth = config.truth()  # checked before a finished data set is replaced
     with DataSetWriter(
@@ -36,17 +36,27 @@ def _write_data_set(config: SyntheticConfig) -> None:
         compressed=config.compressed,
         overwrite=config.overwrite,
         source={"command": "pipelines.synthetic", **dataclasses.asdict(config)},
+        negative_keep_rate=sampling.keep_rates(config.negative_keep_rate),
     ) as writer:
         shop = Shop(truth, config.sizes(), seed=config.seed)
         write_groups(shop, config, writer)
+    print(f"wrote {writer.num_impressions:,} impressions to {config.output_dir}")
+    sampling.report(writer)
 
 
 def write_groups(shop: Shop, config: SyntheticConfig, writer: DataSetWriter) -> None:
     """Draws the log of a shop and writes it."""
     with progress.build_bar(config.num_impressions) as bar:
-        for split, group in _groups(shop, config):
-            writer.write(split, group)
-            bar.update(len(group[keys.CLICK]))
+        for number, (drawn, splits) in enumerate(draw_chunks(shop, config)):
+            groups = drawn
+            if config.negative_keep_rate < 1:
+                groups = _sampled(groups, splits, config, chunk=number)
+                left_out = drawn.sizes - groups.sizes
+                for split in writer.negative_keep_rate:
+                    writer.sampled_out[split] += int(left_out[splits == split].sum())
+            for index, start, end in _cuts(groups.sizes, config.max_group_size):
+                writer.write(splits[index], _record(groups, index, start, end))
+            bar.update(int(drawn.sizes.sum()))
 
 
 def build_schema(sizes: dict[str, int]) -> Schema:
@@ -81,11 +91,27 @@ def build_schema(sizes: dict[str, int]) -> Schema:
     )
 
 
-def _groups(shop: Shop, config: SyntheticConfig) -> Iterator[tuple[str, records.Group]]:
-    """Yields records with their split, `num_impressions` in all."""
-    for groups, splits in draw_chunks(shop, config):
-        for index, start, end in _cuts(groups.sizes, config.max_group_size):
-            yield splits[index], _record(groups, index, start, end)
+def _sampled(groups: Groups, splits: np.ndarray, config: SyntheticConfig, *, chunk: int) -> Groups:
+    """Returns the groups of a chunk without the unclicked impressions that are left out.
+
+    The draws have a generator of their own, so that the log that is sampled stays the same.
+    """
+    owners = np.repeat(np.arange(len(groups.sizes)), groups.sizes)
+    labels = {name: values[: len(owners)] for name, values in groups.labels.items()}
+    is_kept = sampling.is_kept(
+        np.random.default_rng([config.seed, 6, chunk]).random(len(owners)),
+        rate=config.negative_keep_rate,
+        is_sampled=np.isin(splits, sampling.SAMPLED_SPLITS)[owners],
+        click=labels[keys.CLICK],
+        conversion=labels[keys.CONVERSION],
+    )
+    rows = np.flatnonzero(is_kept)
+    return Groups(
+        sizes=np.bincount(owners[rows], minlength=len(groups.sizes)),
+        context=groups.context,
+        impressions={name: values.take(rows) for name, values in groups.impressions.items()},
+        labels={name: values[rows] for name, values in labels.items()},
+    )
 
 
 def _cuts(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int, int]]:

@@ -9,6 +9,7 @@ from esmm_tf import keys
 from esmm_tf.columns import check_choice
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
+from esmm_tf.shards import check_keep_rate
 from pipelines import ali_ccp_fields
 from pipelines.exposure import Groups, Shop, TruthConfig
 from pipelines.world import BEHAVIOURS, num_visited_ids
@@ -31,7 +32,9 @@ class SyntheticConfig:
     """How large a log to simulate, what is true in it, and where to write it."""
 
     output_dir: str = setting(help="directory of the data set")
-    num_impressions: int = setting(500_000, help="impressions in all splits together")
+    num_impressions: int = setting(
+        500_000, help="impressions in all splits together, before any is left out"
+    )
     format: str = setting(
         TFRECORD,
         help=f"{TFRECORD!r}, to train on as they are, or {ALI_CCP_RAW!r}: CSV files in the format "
@@ -76,6 +79,11 @@ class SyntheticConfig:
         help="share of the impressions with a conversion and no click, as Ali-CCP has them; in raw "
         "files only",
     )
+    negative_keep_rate: float = setting(
+        1.0,
+        help="probability with which an impression without click and conversion is kept in the "
+        f"splits 'train' and 'validation', above 0 to 1, which keeps all; {TFRECORD!r} only",
+    )
     num_shards: int = setting(8, help="files of each split; raw files have one")
     compressed: bool = setting(False, help="write .tfrecord.gz, or .csv.gz")
     overwrite: bool = setting(False, help="replace a finished data set in output_dir")
@@ -93,6 +101,13 @@ class SyntheticConfig:
         if not 0 <= self.label_anomaly_rate < 1:
             raise UserError(
                 f"--label_anomaly_rate is {self.label_anomaly_rate}. Give a number in [0, 1)."
+            )
+        check_keep_rate(self.negative_keep_rate)
+        if self.format == ALI_CCP_RAW and self.negative_keep_rate < 1:
+            raise UserError(
+                f"--negative_keep_rate is {self.negative_keep_rate}, and raw files hold the whole "
+                f"log. Give it to pipelines.ali_ccp, which reads them, or give "
+                f"--format={TFRECORD}."
             )
 
     def sizes(self) -> dict[str, int]:

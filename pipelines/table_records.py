@@ -84,16 +84,19 @@ def write_table(
     """
     data_set.check_output()
     table = checked_table(engine, frame, schema, layout=layout, split=split, seed=data_set.seed)
-    rejected = _reject(engine, table, data_set)
+    rejected, good_rows = _reject(engine, table, data_set)
     good = table.where(engine.F.col(REASON).isNull()).drop(REASON, _SHOWN)
     builder = GroupBuilder(
         schema=schema,
         max_group_size=data_set.max_group_size if _has_groups(schema, layout) else 1,
+        negative_keep_rate=data_set.negative_keep_rate,
     )
     source = {**source, **dataclasses.asdict(layout), **dataclasses.asdict(split)}
     with data_set.open_writer(schema, source) as writer:
         writer.rejected.update(rejected)
         engine.write_groups(good, order=row_order(schema), to_groups=builder, writer=writer)
+        for name in writer.negative_keep_rate:
+            writer.sampled_out[name] = good_rows[name] - writer.count_impressions(name)
     data_set.report(writer)
 
 
@@ -208,13 +211,27 @@ def row_order(schema: Schema) -> list[str]:
     return [ORDER, SIGNATURE, *single, *(value.name for value in values if value.is_many)]
 
 
-def _reject(engine: Engine, table: Any, data_set: DataSetConfig) -> collections.Counter[str]:
-    """Lists the rejected rows; returns how many there are, by reason."""
+def _count(engine: Engine, table: Any) -> tuple[int, collections.Counter[str]]:
+    """Returns the number of all rows, and of those without a reason to reject them by split."""
     F = engine.F  # noqa: N806 - its customary name
     # Every column is counted, or a reader would leave out some, and the faults in them.
     counts = [F.count(F.col(name)).alias(f"n_{name}") for name in table.columns if name != REASON]
-    judged = table.groupBy(REASON).agg(F.count("*").alias("n"), *counts)
-    total = sum(sum(batch["n"].to_pylist()) for batch in engine.stream(judged))
+    judged = table.groupBy(REASON, SPLIT).agg(F.count("*").alias("n"), *counts)
+    total, good = 0, collections.Counter[str]()
+    for batch in engine.stream(judged):
+        for row in batch.select([REASON, SPLIT, "n"]).to_pylist():
+            total += row["n"]
+            if row[REASON] is None:
+                good[row[SPLIT]] += row["n"]
+    return total, good
+
+
+def _reject(
+    engine: Engine, table: Any, data_set: DataSetConfig
+) -> tuple[collections.Counter[str], collections.Counter[str]]:
+    """Lists the rejected rows; returns how many there are by reason, and of the others by split."""
+    F = engine.F  # noqa: N806 - its customary name
+    total, good = _count(engine, table)
     columns = (F.col(_SHOWN), F.col(REASON))
     faulty = table.where(F.col(REASON).isNotNull()).select(*columns).orderBy(*columns)
     with RejectedRows(data_set.output_dir, ("group",)) as rejected:
@@ -233,4 +250,4 @@ def _reject(engine: Engine, table: Any, data_set: DataSetConfig) -> collections.
             f"No row of {total:,} is left to write to {data_set.output_dir!r}. Rejected rows: "
             f"{dict(rejected.counts) or 'none'}. Check the input."
         )
-    return rejected.counts
+    return rejected.counts, good

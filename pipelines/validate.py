@@ -9,12 +9,12 @@ import os
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, input_fn, keys, manifest, schema_file
+from esmm_tf import flags, input_fn, keys, label_leaks, manifest, schema_file
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
+from esmm_tf.numpy_batches import read_batches
 from esmm_tf.schema import Schema
-from pipelines import drift, findings, leaks, report, statistics
-from pipelines.batches import read_batches
+from pipelines import drift, findings, report, statistics
 from pipelines.collector import Collector
 from pipelines.findings import ThresholdConfig
 
@@ -82,13 +82,21 @@ def find_split(directory: str, split: str) -> input_fn.Source:
     """Returns the shards of a split, of all splits for `all`, or by default those of `train`.
 
     Raises:
-      UserError: if the directory is no data set, or has no such split.
+      UserError: if the directory is no data set, has no such split, or is to be read as a whole and
+        only some splits were sampled.
     """
-    splits = manifest.load_manifest(directory).splits
+    found = manifest.load_manifest(directory)
+    splits = found.splits
     if split and split != _ALL:
         return input_fn.find_source(directory, split=split)
     if not split and keys.TRAIN in splits:
         return input_fn.find_source(directory, split=keys.TRAIN)
+    rates = {name: found.keep_rate(name) for name in splits}
+    if len(set(rates.values())) > 1:
+        raise UserError(
+            f"The splits of {directory!r} have different --negative_keep_rate ({rates}), so that "
+            "no rate of all would mean anything. Read one of them with --split or --baseline_split."
+        )
     files = [os.path.join(directory, shard.file) for shards in splits.values() for shard in shards]
     return input_fn.find_source(",".join(files), split=_ALL)
 
@@ -97,12 +105,14 @@ def describe(
     source: input_fn.Source, schema: Schema, *, measure_leaks: bool
 ) -> statistics.DataStatistics:
     """Returns the statistics of all features, with `aucs` if leaks are measured."""
-    collector, meter = Collector(schema), leaks.LeakMeter(schema)
+    collector, meter = Collector(schema), label_leaks.LeakMeter(schema)
     for batch in read_batches(source, schema):
         collector.add(batch)
         if measure_leaks:
             meter.add(batch)
-    result = collector.result(_name(source))
+    result = dataclasses.replace(
+        collector.result(_name(source)), negative_keep_rate=source.negative_keep_rate
+    )
     if not measure_leaks:
         return result
     if meter.needs_scores:

@@ -314,6 +314,7 @@ def test_a_model_is_trained_on_the_records_and_exported_with_their_vocabularies(
         "model": config_lib.ModelConfig(embedding_dim=2, hidden_units=(4,)),
         "optimizer": config_lib.OptimizerConfig(),
         "input": config_lib.InputConfig(batch_size=3_000),
+        "guards": config_lib.GuardConfig(),
     }
     training.train(*settings.values())
     trained = model_directory.load_model(str(tmp_path / "model"))
@@ -367,6 +368,115 @@ def test_another_seed_gives_another_order_and_another_split(simulated, groups, t
         assert order != other_order
         assert (set(order) == set(other_order)) == (split == "test")
     assert sum(len(group) for group in others) == 3_000
+
+
+# ---------------------------------------------------------------------------- negative sampling
+
+KEEP_RATE = 0.3
+
+
+@pytest.fixture(scope="module")
+def sampled(simulated, tmp_path_factory):
+    """Returns a function of an engine's name: a data set with less unclicked impressions."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            made[name] = convert(
+                simulated,
+                tmp_path_factory.mktemp(name) / "data",
+                engine=engine_config(name),
+                max_group_size=8,
+                negative_keep_rate=KEEP_RATE,
+            )
+        return made[name]
+
+    return make
+
+
+def labels_by_sample(groups, *splits):
+    """Returns {(split, sample): (click, conversion)}."""
+    return {
+        (group.split, sample): labels
+        for group in groups
+        if group.split in splits
+        for sample, *labels in zip(
+            *(group.entries[key] for key in ("sample_id", "click", "conversion")), strict=True
+        )
+    }
+
+
+def test_clicked_impressions_are_kept_and_a_share_of_the_others(groups, sampled):
+    directory = sampled("duckdb")
+    found = manifest.load_manifest(str(directory))
+    assert found.negative_keep_rate == {"train": KEEP_RATE, "validation": KEEP_RATE}
+    for split in ("train", "validation"):
+        before = labels_by_sample(groups, split)
+        negatives = {sample for sample, labels in before.items() if labels == [0, 0]}
+
+        after = labels_by_sample(read_groups(directory), split)
+
+        assert before.items() >= after.items()
+        left_out = before.keys() - after.keys()
+        assert left_out <= negatives
+        mean, error = KEEP_RATE * len(negatives), np.sqrt(len(negatives) * KEEP_RATE * 0.7)
+        assert abs(len(negatives - left_out) - mean) < 4 * error
+        assert found.sampled_out[split] == len(left_out)
+
+
+def test_the_test_is_not_sampled(groups, sampled):
+    after = [group for group in read_groups(sampled("duckdb")) if group.split == "test"]
+
+    assert after
+    assert to_multiset(after) == to_multiset(g for g in groups if g.split == "test")
+
+
+def test_groups_are_cut_after_impressions_are_left_out(sampled):
+    by_index = collections.defaultdict(list)
+    for group in read_groups(sampled("duckdb")):
+        by_index[group.split, group.index].append(len(group))
+
+    assert any(len(sizes) > 1 for sizes in by_index.values())
+    assert all(sum(size < 8 for size in sizes) <= 1 for sizes in by_index.values())
+
+
+def test_vocabularies_hold_what_is_frequent_among_what_is_kept(sampled):
+    schema = schema_file.load_schema(str(sampled("duckdb") / "schema.toml"))
+    groups = [group for group in read_groups(sampled("duckdb")) if group.split == "train"]
+    for name in ("205", "101"):  # of an impression, and of a context
+        counts = collections.Counter()
+        for group in groups:
+            times = len(group) if schema.field(name).side == "context" else 1
+            counts.update(dict.fromkeys(group.entries[name], 0))
+            for number in group.entries[name]:
+                counts[number] += times
+
+        text = pathlib.Path(schema.field(name).column.file).read_text(encoding="utf-8")
+
+        expected = {number for number, count in counts.items() if count >= 3}
+        assert {int(line) for line in text.splitlines()} == expected
+
+
+@pytest.mark.parametrize("engine", [SPARK])
+def test_both_engines_keep_the_same_impressions(sampled, engine):
+    first, second = sampled("duckdb"), sampled(engine)
+
+    assert to_multiset(read_groups(second)) == to_multiset(read_groups(first))
+    counts = [manifest.load_manifest(str(directory)).sampled_out for directory in (first, second)]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("seed", "is_same"), [(1, True), (2, False)])
+def test_the_seed_decides_which_impressions_are_kept(simulated, tmp_path, seed, is_same):
+    config = simulated | {"validation_share": 0.0}
+    settings = {"max_group_size": 8, "negative_keep_rate": KEEP_RATE}
+    first = convert(config, tmp_path / "first", **settings)
+
+    other = convert(config, tmp_path / "other", seed=seed, **settings)
+
+    kept = [labels_by_sample(read_groups(of), "train").keys() for of in (first, other)]
+    assert (kept[0] == kept[1]) == is_same
+    assert (read_shards(first) == read_shards(other)) == is_same
 
 
 # ---------------------------------------------------------------------------- bad rows
@@ -568,6 +678,30 @@ def test_rows_without_a_context_or_a_user_and_anomalies_can_be_kept(lenient_dir)
         ("test", "aa"): (99, [(1, 31, 0, 0)]),
         ("test", "bb"): (None, [(2, 5, 0, 0)]),
     }
+
+
+def test_sampling_leaves_rejections_and_anomalies_as_they_are(messy_dir, lenient_dir, tmp_path):
+    config = paths(messy_dir) | {
+        "hash": True,
+        "label_anomalies": "keep",
+        "missing_contexts": "keep",
+        "ignore_fields": ("999",),
+        "validation_share": 0.0,
+    }
+
+    directory = convert(config, tmp_path / "data", max_rejected=1.0, negative_keep_rate=1e-6)
+
+    assert summarize(directory) == {
+        ("train", "aa"): (1, [(3, 13, 1, 1), (6, 16, 0, 1)]),
+        ("train", "bb"): (2, [(2, 12, 1, 0)]),
+        ("test", "aa"): (99, [(1, 31, 0, 0)]),
+        ("test", "bb"): (None, [(2, 5, 0, 0)]),
+    }
+    before, after = (manifest.load_manifest(str(of)) for of in (lenient_dir, directory))
+    assert after.sampled_out == {"train": 9}
+    assert after.rejected == before.rejected
+    assert after.source["unused_contexts"] == before.source["unused_contexts"]
+    assert read_rejected(directory) == read_rejected(lenient_dir)
 
 
 def test_groups_without_a_user_are_told_apart_by_their_common_index(lenient_dir):

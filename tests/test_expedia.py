@@ -328,6 +328,21 @@ def test_the_seed_is_not_negative():
         DataSetConfig(output_dir="unused", seed=-1)
 
 
+def test_unclicked_hotels_can_be_left_out_of_all_but_the_test(converted, log, tmp_path):
+    convert(log, tmp_path, negative_keep_rate=1e-9)
+
+    before, after = read_groups(converted), read_groups(tmp_path)
+    assert after["test"] == before["test"]
+    for split in ("train", "validation"):
+        clicks = [click for g in after.get(split, ()) for click in g["click"]]
+        assert clicks == [1] * sum(sum(g["click"]) for g in before[split])
+    found = manifest.load_manifest(str(tmp_path))
+    assert found.sampled_out == {
+        split: sum(len(g["click"]) - sum(g["click"]) for g in before[split])
+        for split in ("train", "validation")
+    }
+
+
 def test_something_is_left_to_train_on():
     message = "--validation_share and --test_share leave nothing to train on."
 

@@ -151,17 +151,16 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(tiny_sourc
     assert first != other
 
 
-def test_each_epoch_has_an_order_of_its_own_that_the_seed_repeats(tiny_source, tiny_schema):
-    def read_epochs():
-        config = InputConfig(batch_size=5)
-        dataset = input_fn.build_dataset(tiny_source, tiny_schema, config, seed=1, carry=True)
-        return [[batch["carry"]["sample"].numpy().tolist() for batch in dataset] for _ in range(2)]
+def test_a_data_set_has_one_order_however_often_it_is_read(tiny_source, tiny_schema):
+    config = InputConfig(batch_size=5)
+    dataset = input_fn.build_dataset(tiny_source, tiny_schema, config, seed=1, carry=True)
 
-    first, second = read_epochs()
+    first, second = (
+        [batch["carry"]["sample"].numpy().tolist() for batch in dataset] for _ in range(2)
+    )
 
-    assert first != second
-    assert sorted(joined(first)) == sorted(joined(second))
-    assert read_epochs() == [first, second]
+    assert first == second
+    assert joined(first) != sorted(joined(first))
 
 
 def test_without_a_shuffle_buffer_only_the_shards_are_shuffled(tiny_source, tiny_schema):
@@ -327,6 +326,43 @@ def test_data_sets_of_different_schemas_are_not_mixed(data_set, tmp_path, schema
 
     with pytest.raises(UserError, match=re.escape(message)):
         input_fn.find_source(f"{data_set},{other}", split="train")
+
+
+def test_the_keep_rate_is_that_of_the_split_a_file_belongs_to(tmp_path, schema, build_group):
+    with shards.DataSetWriter(
+        str(tmp_path), schema, num_shards=1, negative_keep_rate={"train": 0.1}
+    ) as writer:
+        writer.write("train", build_group(0, 1))
+        writer.write("test", build_group(10, 1))
+
+    found = input_fn.find_source(f"{tmp_path}/train-*", split="test")
+
+    assert found.negative_keep_rate == 0.1
+    assert input_fn.find_source(str(tmp_path), split="test").negative_keep_rate == 1.0
+
+
+def test_files_of_one_keep_rate_are_read_as_one(tmp_path, tiny_schema):
+    rates = {"train": 0.5}
+    write_tiny(tmp_path / "a", tiny_schema, [3], num_shards=1, negative_keep_rate=rates)
+    write_tiny(tmp_path / "b", tiny_schema, [2], num_shards=1, negative_keep_rate=rates)
+
+    found = input_fn.find_source(f"{tmp_path}/a,{tmp_path}/b", split="train")
+
+    assert found.negative_keep_rate == 0.5
+    assert found.impressions == 5
+
+
+def test_files_of_different_keep_rates_are_not_mixed(tmp_path, tiny_schema):
+    write_tiny(tmp_path / "a", tiny_schema, [3], negative_keep_rate={"train": 0.1})
+    write_tiny(tmp_path / "b", tiny_schema, [2])
+    patterns = f"{tmp_path}/a,{tmp_path}/b"
+    message = (
+        f"{patterns!r} mixes files written with different --negative_keep_rate ([0.1, 1.0]), and "
+        "the logits are corrected for one. Read files of one rate."
+    )
+
+    with pytest.raises(UserError, match=re.escape(message)):
+        input_fn.find_source(patterns, split="train")
 
 
 def test_two_data_sets_of_one_schema_are_read_as_one(tmp_path, tiny_schema):

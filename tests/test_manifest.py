@@ -33,7 +33,11 @@ def write_tree(directory, **changes):
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
     written = build_manifest(
-        compression="GZIP", rejected={"no label": 3}, source={"command": "ali_ccp", "seed": 1}
+        compression="GZIP",
+        rejected={"no label": 3},
+        negative_keep_rate={"train": 0.1},
+        sampled_out={"train": 90},
+        source={"command": "ali_ccp", "seed": 1},
     )
 
     manifest.write_manifest(written, str(tmp_path))
@@ -56,6 +60,25 @@ def test_impressions_are_summed_over_the_shards_of_a_split():
 
     assert found.impressions("train") == 42
     assert found.impressions("test") == 5
+
+
+def test_a_split_without_a_keep_rate_kept_all_impressions():
+    found = build_manifest(negative_keep_rate={"train": 0.1})
+
+    assert found.keep_rate("train") == 0.1
+    assert found.keep_rate("test") == 1.0
+
+
+def test_a_manifest_of_before_there_were_keep_rates_is_read(tmp_path):
+    path = write_tree(tmp_path)
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    del tree["negative_keep_rate"], tree["sampled_out"]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+
+    found = manifest.load_manifest(str(tmp_path))
+
+    assert found == build_manifest()
+    assert found.keep_rate("train") == 1.0
 
 
 def test_a_directory_without_a_manifest_is_no_data_set(tmp_path):

@@ -93,6 +93,31 @@ def test_the_manifest_tells_source_and_rejected_rows(tmp_path, schema, build_gro
     assert len(found.splits["train"]) == 8
 
 
+def test_the_manifest_tells_keep_rates_and_what_was_left_out(tmp_path, schema, build_group):
+    with shards.DataSetWriter(
+        str(tmp_path), schema, num_shards=1, negative_keep_rate={"train": 0.25}
+    ) as writer:
+        writer.write("train", build_group(0, 3))
+        writer.write("test", build_group(10, 4))
+        writer.sampled_out["train"] += 7
+
+    found = manifest.load_manifest(str(tmp_path))
+    assert found.negative_keep_rate == {"train": 0.25}
+    assert found.sampled_out == {"train": 7}
+    assert found.keep_rate("test") == 1.0
+    assert writer.count_unclicked("train") == 1  # sample 1 of 0, 1, 2
+    assert writer.count_unclicked("test") == 2
+    assert writer.count_unclicked("validation") == 0
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.5, float("nan")])
+def test_a_keep_rate_is_a_probability_above_0(tmp_path, schema, rate):
+    message = f"--negative_keep_rate is {rate}. Give a probability above 0, at most 1"
+
+    with pytest.raises(UserError, match=message):
+        shards.DataSetWriter(str(tmp_path), schema, negative_keep_rate={"train": rate})
+
+
 def test_the_schema_lies_beside_the_records(data_set, schema):
     assert schema_file.load_schema(str(data_set / "schema.toml")) == schema
 
@@ -277,5 +302,17 @@ def test_a_data_set_without_impressions_is_refused_with_what_was_rejected(tmp_pa
         shards.DataSetWriter(str(tmp_path), schema) as writer,
     ):
         writer.rejected["too late"] = 2
+
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_data_set_of_which_all_was_left_out_is_refused_with_the_reason(tmp_path, schema):
+    message = r"Rejected rows: none. Left out by --negative_keep_rate: \{'train': 3\}. Check"
+
+    with (
+        pytest.raises(UserError, match=message),
+        shards.DataSetWriter(str(tmp_path), schema, negative_keep_rate={"train": 0.1}) as writer,
+    ):
+        writer.sampled_out["train"] = 3
 
     assert not (tmp_path / "manifest.json").exists()

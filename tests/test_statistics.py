@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from esmm_tf import columns, input_fn, shards
+from esmm_tf import columns, input_fn, numpy_batches, shards
 from esmm_tf import schema as schema_lib
 from esmm_tf.errors import UserError
-from pipelines import batches, statistics
+from pipelines import statistics
 from pipelines.collector import Collector
 
 
 def collect(directory, schema, split="train"):
     source = input_fn.find_source(str(directory), split=split)
     collector = Collector(schema)
-    for batch in batches.read_batches(source, schema):
+    for batch in numpy_batches.read_batches(source, schema):
         collector.add(batch)
     return collector.result(f"{directory} ({split})")
 

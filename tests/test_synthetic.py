@@ -1,5 +1,6 @@
 """Simulated logs: a data set with the rates, sizes and truth that were asked for."""
 
+import collections
 import dataclasses
 import itertools
 
@@ -229,6 +230,106 @@ def test_the_same_seed_writes_the_same_bytes(generate, small_dir, tmp_path):
 
     assert len(read_files(again)) == 3
     assert read_files(again) == read_files(small_dir)
+
+
+def impressions(directory, split):
+    """Returns what stands in the log of each impression but its context, a line of text each."""
+    schema = schema_file.load_schema(str(directory / "schema.toml"))
+    found = []
+    for group in read_groups(directory, split):
+        columns = [group[key].tolist() for key in ("click", "conversion", "oracle_pctr")]
+        size = len(columns[0])
+        for feature in schema.side_features("impression"):
+            lengths = group.get(f"{feature.name}:lengths", np.ones(size, np.int64))
+            columns.append(rows(group, feature.name, lengths))
+        columns.append([group["101"].tolist()] * size)
+        found += [repr(values) for values in zip(*columns, strict=True)]
+    return found
+
+
+KEEP_RATE = 0.25
+
+
+@pytest.fixture(scope="module")
+def sampled_dir(generate, tmp_path_factory):
+    """Returns the log of `small_dir` with less unclicked impressions."""
+    return generate(tmp_path_factory.mktemp("sampled"), negative_keep_rate=KEEP_RATE)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_clicked_impressions_are_kept_and_a_share_of_the_others(small_dir, sampled_dir, split):
+    before = collections.Counter(impressions(small_dir, split))
+
+    after = collections.Counter(impressions(sampled_dir, split))
+
+    assert after <= before
+    left_out = before - after
+    assert all(line.startswith("(0, 0, ") for line in left_out)
+    negatives = sum(count for line, count in before.items() if line.startswith("(0, 0, "))
+    kept = negatives - left_out.total()
+    error = np.sqrt(negatives * KEEP_RATE * (1 - KEEP_RATE))
+    assert abs(kept - KEEP_RATE * negatives) < 4 * error
+    assert manifest.load_manifest(str(sampled_dir)).sampled_out[split] == left_out.total()
+
+
+def test_the_test_is_not_sampled(small_dir, sampled_dir):
+    name = "test-00000-of-00001.tfrecord"
+
+    assert read_files(sampled_dir)[name] == read_files(small_dir)[name]
+    assert manifest.load_manifest(str(sampled_dir)).sampled_out.keys() == {"train", "validation"}
+
+
+def test_a_sampled_log_says_how_much_it_leaves_out(generate, small_dir, tmp_path, capsys):
+    generate(tmp_path, negative_keep_rate=KEEP_RATE)
+
+    found = manifest.load_manifest(str(tmp_path))
+    written = sum(found.impressions(split) for split in SPLITS)
+    assert found.negative_keep_rate == {"train": KEEP_RATE, "validation": KEEP_RATE}
+    assert written + sum(found.sampled_out.values()) == 2_000
+    expected = [f"wrote {written:,} impressions to {tmp_path}"]
+    for split in ("train", "validation"):
+        shards = manifest.load_manifest(str(small_dir)).splits[split]
+        unclicked = sum(shard.impressions - shard.clicks for shard in shards)
+        expected.append(
+            f"left out {found.sampled_out[split]:,} of {unclicked:,} unclicked impressions of "
+            f"{split} (--negative_keep_rate=0.25)"
+        )
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_a_sampled_log_depends_on_its_seed_alone(generate, sampled_dir, tmp_path):
+    again = generate(tmp_path / "again", negative_keep_rate=KEEP_RATE)
+    other = generate(tmp_path / "other", negative_keep_rate=KEEP_RATE, seed=2)
+
+    assert read_files(again) == read_files(sampled_dir)
+    assert read_files(other).items().isdisjoint(read_files(sampled_dir).items())
+
+
+def test_groups_are_cut_after_impressions_are_left_out(generate, tmp_path):
+    generate(tmp_path, negative_keep_rate=KEEP_RATE, mean_group_size=200.0, max_group_size=10)
+
+    sizes = [len(group["click"]) for group in read_groups(tmp_path, "train")]
+
+    assert max(sizes) == 10
+    assert np.mean(np.array(sizes) == 10) > 0.7
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.5])
+def test_a_keep_rate_is_a_probability_above_0(rate):
+    message = f"--negative_keep_rate is {rate}. Give a probability above 0, at most 1"
+
+    with pytest.raises(UserError, match=message):
+        build_config("unused", negative_keep_rate=rate)
+
+
+def test_raw_files_are_not_sampled():
+    message = (
+        "--negative_keep_rate is 0.5, and raw files hold the whole log. Give it to "
+        "pipelines.ali_ccp, which reads them, or give --format=tfrecord."
+    )
+
+    with pytest.raises(UserError, match=message):
+        build_config("unused", format="ali_ccp_raw", negative_keep_rate=0.5)
 
 
 def test_another_seed_writes_another_log(generate, small_dir, tmp_path):

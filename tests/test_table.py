@@ -482,6 +482,131 @@ def test_groups_are_divided_by_chance_whole_and_alike_for_a_seed(convert, tmp_pa
     assert contents[0] == contents[1]
 
 
+def sampled_rows(number, *, click_rate=0.1):
+    """Returns rows of 8 a request, with many equal values and many missing ones."""
+    rng = np.random.default_rng(1)
+    clicked = rng.random(number) < click_rate
+    bought = clicked & (rng.random(number) < 0.5)
+    return [
+        GOOD
+        | {
+            "request": f"r{place // 8}",
+            "item": int(rng.integers(3)),
+            "tags": [[], ["a"], ["a", "b"]][rng.integers(3)],
+            "price": [None, -1.5, 10.0][rng.integers(3)],
+            "clicked": int(clicked[place]),
+            "bought": int(bought[place]),
+        }
+        for place in range(number)
+    ]
+
+
+def count_labels(groups):
+    """Returns how many impressions have each pair of click and conversion."""
+    return collections.Counter(
+        pair for group in groups for pair in zip(group["click"], group["conversion"], strict=True)
+    )
+
+
+def is_binomial(count, number, rate):
+    """Returns whether a count is within 4 standard deviations of its mean."""
+    return abs(count - number * rate) < 4 * np.sqrt(number * rate * (1 - rate))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_clicked_rows_are_kept_and_of_the_others_a_share_but_all_of_the_test(
+    convert, tmp_path, engine, capsys
+):
+    rows = [*sampled_rows(8_000), GOOD | {"clicked": 2}]
+    settings = {"engine": engine, "split": SplitConfig(validation_share=0.25, test_share=0.25)}
+    whole = convert(rows, output_dir=str(tmp_path / "whole"), **settings)
+    capsys.readouterr()
+
+    directory = convert(rows, negative_keep_rate=0.2, **settings)
+
+    printed = capsys.readouterr().out
+    found = manifest.load_manifest(str(directory))
+    assert found.negative_keep_rate == {"train": 0.2, "validation": 0.2}
+    assert found.source["negative_keep_rate"] == 0.2
+    assert found.rejected == {"clicked is not 0 or 1": 1}
+    for split in ("train", "validation"):
+        before, after = (count_labels(read_groups(of, split)) for of in (whole, directory))
+        assert after[1, 0] == before[1, 0] > 0
+        assert after[1, 1] == before[1, 1] > 0
+        assert is_binomial(after[0, 0], before[0, 0], 0.2)
+        assert found.sampled_out[split] == before[0, 0] - after[0, 0]
+        line = f"left out {found.sampled_out[split]:,} of {before[0, 0]:,} unclicked impressions"
+        assert f"{line} of {split} (--negative_keep_rate=0.2)\n" in printed
+    assert read_groups(directory, "test") == read_groups(whole, "test")
+    written = sum(found.impressions(split) for split in found.splits)
+    assert written + sum(found.sampled_out.values()) + sum(found.rejected.values()) == len(rows)
+
+
+@pytest.mark.spark
+def test_both_engines_keep_the_same_rows(convert, tmp_path):
+    rows = sampled_rows(2_000)
+    found = [
+        convert(rows, engine=engine, output_dir=str(tmp_path / engine), negative_keep_rate=0.3)
+        for engine in ("duckdb", "spark")
+    ]
+
+    first, second = (sorted(json.dumps(g, default=repr) for g in read_groups(of)) for of in found)
+    first_counts, second_counts = (manifest.load_manifest(str(of)).sampled_out for of in found)
+
+    assert first == second
+    assert first_counts == second_counts
+
+
+def test_a_seed_keeps_the_same_rows_each_time_and_another_one_others(convert, tmp_path):
+    rows = [row | {"oracle_pctr": place / 1_000} for place, row in enumerate(sampled_rows(1_000))]
+    contents, kept = {}, {}
+    for name, seed in (("first", 1), ("again", 1), ("other", 2)):
+        out = str(tmp_path / name)
+        directory = convert(rows, seed=seed, output_dir=out, negative_keep_rate=0.3)
+        contents[name] = [path.read_bytes() for path in sorted(directory.glob("*.tfrecord"))]
+        kept[name] = {pctr for group in read_groups(directory) for pctr in group["oracle_pctr"]}
+
+    assert contents["first"] == contents["again"]
+    assert kept["first"] != kept["other"]
+    assert 0.1 < len(kept["first"] & kept["other"]) / len(kept["first"]) < 0.6
+
+
+@pytest.mark.parametrize("group_by", ["", "request"])
+def test_equal_rows_are_not_kept_or_left_out_together(convert, group_by):
+    rows = [{"item": place % 2, "click": 0, "conversion": 0, "request": 1} for place in range(4000)]
+
+    directory = convert(
+        rows, dataclasses.replace(FLAT, keys=()), group_by=group_by, negative_keep_rate=0.25
+    )
+
+    items = collections.Counter(item for group in read_groups(directory) for item in group["item"])
+    assert is_binomial(items[0], 2_000, 0.25)
+    assert is_binomial(items[1], 2_000, 0.25)
+
+
+def test_groups_are_cut_after_rows_are_left_out_and_empty_ones_are_not_written(convert):
+    rows = flat_rows(400, visit=lambda place: min(place, 200))
+    split = SplitConfig(validation_share=0, test_share=0)
+
+    directory = convert(
+        rows, FLAT, group_by="visit", max_group_size=10, negative_keep_rate=0.25, split=split
+    )
+
+    sizes = collections.Counter(len(group["sample"]) for group in read_groups(directory))
+    left_out = manifest.load_manifest(str(directory)).sampled_out["train"]
+    assert sum(size * count for size, count in sizes.items()) + left_out == 400
+    assert sizes[10] >= 3  # of about 50 rows of the last visit
+    assert is_binomial(sizes[1], 200, 0.25)  # the other visits have one row each
+    assert len(sizes) <= 3
+
+
+def test_a_log_of_which_everything_is_left_out_is_told(convert):
+    with pytest.raises(
+        UserError, match=r"Left out by --negative_keep_rate: \{'train': 20, 'validation': 0\}."
+    ):
+        convert(flat_rows(20), FLAT, negative_keep_rate=1e-9)
+
+
 def test_too_many_rejected_rows_end_the_job_before_anything_is_replaced(convert):
     directory = convert([GOOD])
     before = (directory / "manifest.json").read_bytes()

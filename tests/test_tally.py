@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines import tally
+from esmm_tf import tally
 
 
 def as_dict(found):

@@ -49,10 +49,12 @@ def draw_group(rng):
     }
 
 
-def write(directory, *, change=lambda group: group, splits=("train", "test"), schema=SCHEMA):
+def write(
+    directory, *, change=lambda group: group, splits=("train", "test"), schema=SCHEMA, **settings
+):
     """Writes 2,000 impressions a split and returns the directory."""
     rng = np.random.default_rng(len(str(splits)))
-    with shards.DataSetWriter(str(directory), schema, num_shards=2) as writer:
+    with shards.DataSetWriter(str(directory), schema, num_shards=2, **settings) as writer:
         for split in splits:
             for _ in range(NUM_GROUPS):
                 writer.write(split, change(draw_group(rng)))
@@ -306,6 +308,97 @@ def test_a_changed_rate_of_a_label_is_found(healthy, tmp_path, found):
     assert kinds(findings) == [("label_drift", "labels")] * 2
     assert findings[0][2].startswith("click_rate is 0.5")
     assert findings[1][2].startswith("conversion_rate_clicked is 0.2")
+
+
+def click_more():
+    """Returns a change of groups: clicks are twice as frequent, conversions of them are not."""
+    rng = np.random.default_rng(3)
+
+    def change(group):
+        click = (rng.random(SIZE) < 0.6).astype(np.int64)
+        return group | {"click": click, "conversion": click * (rng.random(SIZE) < 0.4)}
+
+    return change
+
+
+@pytest.fixture
+def sampled(tmp_path):
+    """Returns a data set that says that its split `train` keeps a part of what is not clicked."""
+    return write(
+        tmp_path / "sampled", change=click_more(), negative_keep_rate={"train": 0.25, "test": 1.0}
+    )
+
+
+def test_rates_over_all_impressions_are_compared_only_if_both_are_sampled_alike(
+    healthy, sampled, tmp_path, found, capsys
+):
+    unsampled = write(tmp_path / "unsampled", change=click_more())
+    told = "click_rate and conversion_rate are not compared: --negative_keep_rate differs\n"
+
+    _, findings = found(unsampled, f"baseline={healthy}", "leaks=false")
+    assert kinds(findings) == [("label_drift", "labels")] * 2
+    assert told not in capsys.readouterr().out
+
+    code, findings = found(sampled, f"baseline={healthy}", "leaks=false")
+    assert (code, findings) == (0, [])
+    assert told in capsys.readouterr().out
+
+
+def test_the_rate_of_conversions_among_clicks_is_compared_in_any_case(healthy, tmp_path, found):
+    directory = write(
+        tmp_path / "data",
+        change=lambda g: g | {"conversion": g["click"]},
+        negative_keep_rate={"train": 0.25},
+    )
+
+    code, findings = found(directory, f"baseline={healthy}", "leaks=false")
+
+    assert code == 1
+    assert kinds(findings) == [("label_drift", "labels")]
+    assert findings[0][2].startswith("conversion_rate_clicked is 1 and was 0.")
+
+
+def test_the_report_tells_that_impressions_are_sampled(sampled, healthy, capsys):
+    note = f"{sampled} (train)\n\nunclicked impressions are sampled: --negative_keep_rate=0.25\n"
+
+    run(f"data_dir={sampled}", "leaks=false")
+    assert note in capsys.readouterr().out
+
+    run(f"data_dir={healthy}", "leaks=false")
+    assert "sampled" not in capsys.readouterr().out
+
+
+def test_the_json_keeps_the_rate_of_what_is_sampled(sampled, tmp_path, found, capsys):
+    path = tmp_path / "sampled.json"
+    run(f"data_dir={sampled}", "leaks=false", f"output={path}")
+    assert statistics.load_json(str(path)).negative_keep_rate == 0.25
+
+    found(sampled, f"baseline={path}", "leaks=false")
+    assert "not compared" not in capsys.readouterr().out
+
+    found(sampled, "split=test", f"baseline={path}", "leaks=false")
+    assert "not compared" in capsys.readouterr().out
+
+
+def test_statistics_of_before_there_were_rates_are_of_all_impressions(healthy, tmp_path):
+    path = tmp_path / "statistics.json"
+    run(f"data_dir={healthy}", "leaks=false", f"output={path}")
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    del tree["negative_keep_rate"]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+
+    assert statistics.load_json(str(path)).negative_keep_rate == 1.0
+
+
+def test_splits_of_different_rates_are_not_read_as_one(sampled, capsys):
+    code = run(f"data_dir={sampled}", "split=all")
+
+    assert code == 2
+    assert (
+        f"The splits of '{sampled}' have different --negative_keep_rate "
+        "({'test': 1.0, 'train': 0.25}), so that no rate of all would mean anything. Read one of "
+        "them with --split or --baseline_split."
+    ) in capsys.readouterr().err
 
 
 def test_an_id_that_became_a_number_is_found(healthy, tmp_path, found):

@@ -8,15 +8,17 @@ missing value is a level of its own, and the number of values and the sum of the
 are numbers like others.
 """
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from esmm_tf import exact_metrics
+from esmm_tf import exact_metrics, input_fn
 from esmm_tf.columns import BucketizedColumn
+from esmm_tf.findings import Finding
+from esmm_tf.numpy_batches import Batch, Rows, is_number, read_batches
 from esmm_tf.schema import MANY, Feature, Schema
-from pipelines.batches import Batch, Rows, is_number
-from pipelines.tally import Tally, shorten_numbers
+from esmm_tf.tally import Tally, shorten_numbers
 
 MIN_POSITIVES = 20
 
@@ -29,6 +31,59 @@ _TASKS = {
     "cvr_auc_clicked": (_CONVERSIONS, _CLICKS),
 }
 METRICS = tuple(_TASKS)
+
+# By feature and metric; None where positives or negatives are too few.
+Aucs = Mapping[str, Mapping[str, float | None]]
+
+
+def measure_leaks(source: input_fn.Source, schema: Schema, *, impressions: int) -> Aucs:
+    """Returns the AUCs of every feature, as `LeakMeter.result`, on the first impressions.
+
+    Raises:
+      UserError: if the records do not fit the schema or cannot be parsed.
+    """
+    read = functools.partial(read_batches, source, schema, impressions=impressions)
+    meter = LeakMeter(schema)
+    for batch in read():
+        meter.add(batch)
+    if meter.needs_scores:
+        meter.score(read())
+    return meter.result()
+
+
+def describe_leaks(aucs: Aucs) -> str:
+    """Returns one line: for each metric the largest AUC, and the feature that has it."""
+    shown = []
+    for metric in METRICS:
+        found = {name: auc for name, of in aucs.items() if (auc := of[metric]) is not None}
+        best = max(found, key=found.__getitem__, default=None)
+        what = "too few positives" if best is None else f"{found[best]:.4f} ({best})"
+        shown.append(f"{metric} {what}")
+    return f"a feature alone reaches: {' | '.join(shown)}"
+
+
+def largest_aucs(aucs: Aucs) -> dict[str, float]:
+    """Returns the largest AUC of each feature for which one could be measured."""
+    known = {name: [auc for auc in of.values() if auc is not None] for name, of in aucs.items()}
+    return {name: max(found) for name, found in known.items() if found}
+
+
+def judge_leaks(aucs: Aucs, leak_auc: float) -> Finding | None:
+    """Returns what is wrong if features alone predict a label better than `leak_auc`."""
+    leaks = [
+        f"{name!r} has {metric} {auc:.4f}"
+        for name, of in aucs.items()
+        for metric, auc in of.items()
+        if auc is not None and auc > leak_auc
+    ]
+    if not leaks:
+        return None
+    return Finding(
+        guard="label_like_feature",
+        message=f"A feature alone predicts a label with an AUC up to --leak_auc={leak_auc}, and "
+        f"{', '.join(leaks)}. It knows the answer: remove it from the schema, or compute it from "
+        "what is known before the impression.",
+    )
 
 
 class LeakMeter:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, keys
+from esmm_tf import input_fn, keys, progress
 from esmm_tf.columns import BucketizedColumn, NumericColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
@@ -90,10 +90,17 @@ def is_number(feature: Feature) -> bool:
     return isinstance(feature.column, NumericColumn | BucketizedColumn)
 
 
-def read_batches(source: input_fn.Source, schema: Schema) -> Iterator[Batch]:
+def read_batches(
+    source: input_fn.Source, schema: Schema, *, impressions: int | None = None
+) -> Iterator[Batch]:
     """Yields all batches, in the order of the files, and moves a bar.
 
     Each group has a coin, drawn from a fixed seed: the same whenever the same files are read.
+
+    Args:
+      source: to read.
+      schema: of the records.
+      impressions: after how many to end, with the batch that reaches them; None reads all.
 
     Raises:
       UserError: if the records do not fit the schema or cannot be parsed.
@@ -102,9 +109,16 @@ def read_batches(source: input_fn.Source, schema: Schema) -> Iterator[Batch]:
     config = InputConfig(batch_size=_BATCH_SIZE, shuffle_buffer=0, num_readers=1)
     dataset = input_fn.build_dataset(source, schema, config)
     coins = np.random.default_rng(_SEED)
+    left = source.impressions if impressions is None else min(impressions, source.impressions)
     try:
-        for batch in input_fn.show_progress(dataset, source):
-            yield _batch(batch, coins)
+        with progress.build_bar(left) as bar:
+            for tensors in dataset:
+                batch = _batch(tensors, coins)
+                yield batch
+                bar.update(len(batch.click))
+                left -= len(batch.click)
+                if impressions is not None and left <= 0:
+                    return
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
         raise UserError(
             f"The records in {source.directory!r} cannot be parsed: {error.message} "

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from esmm_tf import columns, input_fn, shards
+from esmm_tf import columns, config, input_fn, label_leaks, numpy_batches, shards
 from esmm_tf import schema as schema_lib
-from pipelines import batches, leaks
+from pipelines.findings import ThresholdConfig
 
 NUM_GROUPS = 600
 SIZE = 5
@@ -33,11 +33,11 @@ def measure(tmp_path, declared, build):
             group = build(rng, number, click, conversion)
             writer.write("train", {"click": click, "conversion": conversion, **group})
     source = input_fn.find_source(str(tmp_path / "data"), split="train")
-    meter = leaks.LeakMeter(schema)
-    for batch in batches.read_batches(source, schema):
+    meter = label_leaks.LeakMeter(schema)
+    for batch in numpy_batches.read_batches(source, schema):
         meter.add(batch)
     if meter.needs_scores:
-        meter.score(batches.read_batches(source, schema))
+        meter.score(numpy_batches.read_batches(source, schema))
     return meter.result()[declared.name]
 
 
@@ -197,8 +197,74 @@ def test_a_row_of_many_values_has_the_mean_of_their_rates_by_weight(tmp_path):
 
 
 def test_too_few_positives_have_no_auc(tmp_path, monkeypatch):
-    monkeypatch.setattr(leaks, "MIN_POSITIVES", 250)
+    monkeypatch.setattr(label_leaks, "MIN_POSITIVES", 250)
 
     aucs = measure(tmp_path, feature("f"), lambda rng, n, click, buy: {"f": click})
 
     assert aucs == {"ctr_auc": 1.0, "ctcvr_auc": None, "cvr_auc_clicked": None}
+
+
+def write_copies(tmp_path, *, num_groups):
+    """Writes groups of 100 impressions; `copy` tells the click in those after the first 82."""
+    schema = schema_lib.Schema(name="leak", features=(feature("copy"), feature("noise")))
+    rng = np.random.default_rng(5)
+    with shards.DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
+        for number in range(num_groups):
+            click, noise = rng.integers(0, 2, 100), rng.integers(0, 9, 100)
+            group = {"copy": click if number >= 82 else noise, "noise": noise}
+            writer.write("train", group | {"click": click, "conversion": click * 0})
+    return input_fn.find_source(str(tmp_path / "data"), split="train"), schema
+
+
+def test_only_the_first_impressions_are_looked_at(tmp_path):
+    source, schema = write_copies(tmp_path, num_groups=160)
+
+    # A batch holds at most 8,192 impressions, so 81 groups.
+    sizes = [
+        sum(len(batch.click) for batch in numpy_batches.read_batches(source, schema, impressions=n))
+        for n in (1, 8_100, 8_101, 99_999)
+    ]
+    few = label_leaks.measure_leaks(source, schema, impressions=8_100)
+    many = label_leaks.measure_leaks(source, schema, impressions=16_000)
+
+    assert sizes == [8_100, 8_100, 16_000, 16_000]
+    assert few["copy"]["ctr_auc"] < 0.55
+    assert many["copy"]["ctr_auc"] > 0.7
+
+
+AUCS = {
+    "price": {"ctr_auc": 0.96, "ctcvr_auc": 0.7, "cvr_auc_clicked": None},
+    "item": {"ctr_auc": 0.6, "ctcvr_auc": 0.95, "cvr_auc_clicked": None},
+    "user": {"ctr_auc": None, "ctcvr_auc": None, "cvr_auc_clicked": None},
+}
+
+
+def test_the_best_feature_of_each_metric_is_told_in_one_line():
+    line = label_leaks.describe_leaks(AUCS)
+
+    assert line == (
+        "a feature alone reaches: ctr_auc 0.9600 (price) | ctcvr_auc 0.9500 (item) | "
+        "cvr_auc_clicked too few positives"
+    )
+
+
+def test_the_largest_auc_of_a_feature_leaves_out_what_could_not_be_measured():
+    assert label_leaks.largest_aucs(AUCS) == {"price": 0.96, "item": 0.95}
+
+
+def test_a_feature_above_the_threshold_is_like_a_label():
+    finding = label_leaks.judge_leaks(AUCS, 0.95)
+
+    assert finding.guard == "label_like_feature"
+    assert finding.message.startswith(
+        "A feature alone predicts a label with an AUC up to --leak_auc=0.95, and 'price' has "
+        "ctr_auc 0.9600. It knows the answer: remove it from the schema"
+    )
+
+
+def test_no_feature_above_the_threshold_is_no_finding():
+    assert label_leaks.judge_leaks(AUCS, 0.97) is None
+
+
+def test_training_and_validate_have_one_threshold():
+    assert config.GuardConfig().leak_auc == ThresholdConfig().leak_auc

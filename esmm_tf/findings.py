@@ -1,0 +1,40 @@
+"""What a guard found, and what is done about it: nothing, a warning, or the end of the run."""
+
+import dataclasses
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from esmm_tf.config import OFF, STOP
+from esmm_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that is wrong: the guard that saw it, and the rule, what was received, a remedy.
+
+    The flag of the guard `unnested_labels` is `--on_unnested_labels`.
+    """
+
+    guard: str
+    message: str
+
+
+def act(finding: Finding | None, config: Any) -> None:
+    """Prints the finding, if there is one, as a warning, unless its guard is off.
+
+    Args:
+      finding: of a guard.
+      config: whose field `on_<guard>` is `off`, `warn` or `stop`.
+
+    Raises:
+      UserError: with the message, if it is `stop`.
+    """
+    if finding is None:
+        return
+    action = getattr(config, f"on_{finding.guard}")
+    if action == STOP:
+        raise UserError(f"{finding.message} To go on all the same, give --on_{finding.guard}=warn.")
+    if action != OFF:
+        tqdm.write(f"warning: {finding.message}", file=sys.stderr)  # above a bar, not within
