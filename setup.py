@@ -27,6 +27,10 @@ SPARK = [
     "pyarrow>=18,<27",  # batches between Spark and Python
     "pandas>=2.2,<3",  # PySpark asks for it before it hands batches to Python
 ]
+REPORT = [
+    "matplotlib>=3.8,<4",  # plots of an evaluation
+    "jinja2>=3.1,<4",  # its page, with every value escaped
+]
 IO = [
     "tensorflow-io>=0.37.1,<0.38",  # s3://, hdfs://, az:// paths; its last release
     "tensorflow>=2.17,<2.18",  # the newest TensorFlow that tensorflow-io loads on
@@ -37,6 +41,7 @@ IO = [
 DEV = [
     *PIPELINES,  # the pipelines' tests
     *SPARK,  # the same on Spark
+    *REPORT,  # the report's tests
     "pytest>=8.2,<10",  # test runner
     "pytest-cov>=5,<8",  # line coverage
     "hypothesis>=6.100,<7",  # property tests of the record format
@@ -56,9 +61,18 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=[*find_packages(include=["esmm_tf*", "pipelines*"]), "tfrecords_schema"],
-    package_data={"esmm_tf": ["py.typed"], "tfrecords_schema": ["*.toml", "*.md"]},
+    package_data={
+        "esmm_tf": ["py.typed", "templates/*.html"],
+        "tfrecords_schema": ["*.toml", "*.md"],
+    },
     install_requires=CORE,
-    extras_require={"pipelines": PIPELINES, "spark": SPARK, "io": IO, "dev": DEV},
+    extras_require={
+        "pipelines": PIPELINES,
+        "spark": SPARK,
+        "report": REPORT,
+        "io": IO,
+        "dev": DEV,
+    },
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

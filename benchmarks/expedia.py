@@ -14,7 +14,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import (
-    evaluation,
     exact_metrics,
     flags,
     input_fn,
@@ -24,8 +23,16 @@ from esmm_tf import (
     training,
 )
 from esmm_tf.columns import NumericColumn
-from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig, setting
+from esmm_tf.config import (
+    GuardConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    setting,
+)
 from esmm_tf.schema import CONTEXT, Schema
+from esmm_tf.scores import collect_scores
 from pipelines import expedia
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
@@ -81,17 +88,13 @@ def _esmm(config: BenchmarkConfig, records: str, model_dir: str, seed: int) -> d
         ModelConfig(),
         OptimizerConfig(learning_rate=config.learning_rate),
         InputConfig(batch_size=config.batch_size),
+        GuardConfig(),
     )
     trained = model_directory.load_model(model_dir)
     source = input_fn.find_source(records, split=keys.TEST)
-    scores = evaluation.collect_scores(trained.model, trained.schema, source, _READ)
+    found = collect_scores(trained.model, trained.schema, source, _READ)
     test = _columns(trained.schema, source)
-    return _aucs(
-        test,
-        ctr=scores.logits[keys.CTR_LOGITS],
-        cvr=scores.logits[keys.CVR_LOGITS],
-        ctcvr=scores.logits[keys.CTCVR_LOGITS],
-    )
+    return _aucs(test, ctr=found.ctr_logits, cvr=found.cvr_logits, ctcvr=found.ctcvr_logits)
 
 
 def _trees(records: str, seed: int) -> dict[str, float]:

@@ -13,7 +13,15 @@ import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import evaluation, flags, input_fn, keys, model_directory, training
-from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig, setting
+from esmm_tf.config import (
+    GuardConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    setting,
+)
+from esmm_tf.scores import collect_scores
 from pipelines import ali_ccp, synthetic
 from pipelines.config import DataSetConfig, EngineConfig
 
@@ -85,10 +93,12 @@ def _aucs(config: BenchmarkConfig, records: str, *, model_dir: str, seed: int) -
         ModelConfig(),
         OptimizerConfig(),
         InputConfig(),
+        GuardConfig(),
     )
     trained = model_directory.load_model(model_dir)
     source = input_fn.find_source(records, split=keys.TEST)
-    tasks = evaluation.evaluate(trained.model, trained.schema, source, _READ)["tasks"]
+    found = collect_scores(trained.model, trained.schema, source, _READ)
+    tasks = evaluation.evaluate_scores(found).tree["tasks"]
     return {task: tasks[task]["auc"] for task in _TASKS}
 
 

@@ -1,27 +1,119 @@
 """`python -m esmm_tf.evaluate`: measures a trained model on records."""
 
+import functools
 import os
+from collections.abc import Callable
+from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import evaluation, flags, input_fn, keys, model_directory
+from esmm_tf import (
+    comparison,
+    evaluation,
+    evaluation_table,
+    findings,
+    flags,
+    input_fn,
+    json_file,
+    keys,
+    model_directory,
+    report,
+    scores,
+    training_data,
+)
 from esmm_tf.config import EvaluateConfig, ScoreConfig
+from esmm_tf.model_directory import TrainedModel
+from esmm_tf.scores import Scores
 
 
 def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     """Measures a trained model and writes evaluation.json."""
-    trained = model_directory.load_model(score.model_dir)
+    path = config.output or os.path.join(score.model_dir, keys.EVALUATION_FILE)
     source = input_fn.find_source(score.files, split=score.split)
+    trained = _load_model(score.model_dir, source)
+    findings.act(training_data.judge_used(score.model_dir, source), config)
+    score_baseline = _prepare_baseline(score, config, source)
+    collected = _collect(trained, score, source, slices=config.slices)
+    evaluated = evaluation.evaluate_scores(collected)
+    result = {**evaluated.tree, **_origin(score, trained, source)}
+    if score_baseline is not None:
+        measured = evaluation.measure_tasks(score_baseline(collected))
+        result["comparison"] = {
+            "baseline": config.baseline or config.baseline_model_dir,
+            "tasks": comparison.compare(evaluated.measurements, measured),
+        }
+    comparison.remove_scores(path)
+    json_file.write_json(result, path)
+    written = [path]
+    if config.save_scores:
+        comparison.write_scores(collected, path)
+        written.append(comparison.scores_path(path))
+    if config.report_dir:
+        written.append(report.write_report(result, config.report_dir))
+    _print(result)
+    print(f"wrote {', '.join(written)}")
+
+
+def _load_model(model_dir: str, source: input_fn.Source) -> TrainedModel:
+    trained = model_directory.load_model(model_dir)
     input_fn.check_schema(source, trained.schema)
-    result = evaluation.evaluate(trained.model, trained.schema, source, score.input_config())
+    return trained
+
+
+def _prepare_baseline(
+    score: ScoreConfig, config: EvaluateConfig, source: input_fn.Source
+) -> Callable[[Scores], Scores] | None:
+    """Returns what gives the impressions as the baseline scores them, if there is one.
+
+    A wrong baseline is refused here, before the records are scored.
+    """
+    if config.baseline:
+        comparison.check_baseline(config.baseline, source.impressions)
+        return functools.partial(comparison.load_scores, config.baseline)
+    if not config.baseline_model_dir:
+        return None
+    other = _load_model(config.baseline_model_dir, source)
+
+    def score_again(scored: Scores) -> Scores:
+        found = _collect(other, score, source, slices=())
+        return scored.with_logits(found.ctr_logits, found.cvr_logits)
+
+    return score_again
+
+
+def _collect(
+    trained: TrainedModel, score: ScoreConfig, source: input_fn.Source, *, slices: tuple[str, ...]
+) -> Scores:
+    return scores.collect_scores(
+        trained.model, trained.schema, source, score.input_config(), slices=slices
+    )
+
+
+def _origin(score: ScoreConfig, trained: TrainedModel, source: input_fn.Source) -> dict[str, Any]:
+    """Returns which model was measured on which files, and what it knows of them."""
+    used = training_data.used_in_training(score.model_dir, source)
+    uses = {"training": used.trained, "early stopping": used.stopped_on}
     history = model_directory.load_history(score.model_dir)
     rate = history[-1][keys.TRAIN]["impressions_per_second"]  # None after an epoch of one batch
-    result["trained_impressions_per_second"] = rate
-    path = config.output or os.path.join(score.model_dir, keys.EVALUATION_FILE)
-    evaluation.write_evaluation(result, path)
-    print(evaluation.format_table(result))
+    return {
+        "model_dir": score.model_dir,
+        "files": list(source.files),
+        "negative_keep_rate": source.negative_keep_rate,
+        "calibration": {name: found.method for name, found in trained.calibration.items()},
+        "used_in_training": [use for use, files in uses.items() if files],
+        "trained_impressions_per_second": rate,
+    }
+
+
+def _print(result: dict[str, Any]) -> None:
+    print(evaluation_table.format_tasks(result))
+    for name in result["slices"]:
+        print(f"\n{evaluation_table.format_slices(result, name)}")
+    if "comparison" in result:
+        print(f"\ndifference from {result['comparison']['baseline']}:")
+        print(evaluation_table.format_comparison(result["comparison"]))
+    rate = result["trained_impressions_per_second"]
     if rate is not None:
         print(f"trained at {rate:,.0f} impressions/s")
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

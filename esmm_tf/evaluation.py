@@ -1,154 +1,169 @@
-"""A trained model measured: exact metrics for each task, over the space its name tells."""
+"""A trained model measured: exact metrics with intervals for each task, over the space it names."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from esmm_tf import exact_metrics, input_fn, json_file, keys
-from esmm_tf.config import InputConfig
-from esmm_tf.model import build_scorer
-from esmm_tf.schema import Schema
+from esmm_tf import curves, intervals, keys, progress, task_metrics
+from esmm_tf.ranking import packed_order
+from esmm_tf.scores import Scores
+from esmm_tf.task_metrics import Measurement, Space
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+INTERVAL_METHOD = (
+    "influence functions (for the AUC those of DeLong et al. 1988), summed within groups where the "
+    "schema has a group key (Obuchowski 1997), normal on the logit scale for shares and on the log "
+    "scale for ratios; null below 10 groups with a positive or with a negative"
+)
+
+SPACES = {
+    keys.CTR: "all impressions",
+    keys.CVR_CLICKED: "clicked impressions",
+    keys.CTCVR: "all impressions",
+    keys.CVR_ENTIRE: "all impressions, each a positive with its true conversion probability",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Scores and labels of impressions, arrays `[impressions]`; truth and group key if there."""
+class Evaluation:
+    """The metrics of each task, and the content of `evaluation.json` that follows from scores."""
 
-    logits: dict[str, np.ndarray]
-    click: np.ndarray
-    conversion: np.ndarray
-    weight: np.ndarray
-    oracle: dict[str, np.ndarray]
-    groups: np.ndarray | None
+    measurements: Mapping[str, Measurement]
+    tree: dict[str, Any]
 
 
-def evaluate(
-    model: Any, schema: Schema, source: input_fn.Source, config: InputConfig
-) -> dict[str, Any]:
-    """Returns the content of `evaluation.json`.
+def evaluate_scores(scores: Scores) -> Evaluation:
+    """Returns the metrics of each task, on all impressions and by slice.
 
-    For each task `auc`, `gauc`, `log_loss`, `normalized_entropy`, `calibration` (mean prediction /
-    mean label), `positives` and `impressions`; where the data holds the truth, also `oracle_auc`,
-    the AUC of the true probability on the same impressions, and `way_to_oracle`, how far of the
-    way from 0.5 to it the model came. The task `cvr_entire`, which no log can show, takes every
-    impression as a positive with its true conversion probability.
+    The task `cvr_entire`, which no log can show, is there where the data holds the truth: it takes
+    every impression as a positive with its true conversion probability.
     """
-    scores = collect_scores(model, schema, source, config)
-    tasks = {
-        keys.CTR: _task(scores, keys.CTR_LOGITS, scores.click, np.ones_like(scores.click)),
-        keys.CVR_CLICKED: _task(scores, keys.CVR_LOGITS, scores.conversion, scores.click),
-        keys.CTCVR: _task(scores, keys.CTCVR_LOGITS, scores.conversion, np.ones_like(scores.click)),
-    }
-    if scores.oracle:
-        truth = scores.oracle[keys.ORACLE_PCVR]
-        tasks[keys.CVR_ENTIRE] = _task(scores, keys.CVR_LOGITS, truth, np.ones_like(truth))
-    return {
+    measurements, tasks = {}, {}
+    for task, build_space in _spaces(scores).items():
+        space = build_space()
+        measurements[task] = task_metrics.measure(space)
+        tasks[task] = {
+            "space": SPACES[task],
+            **_shown(measurements[task]),
+            "reliability": curves.reliability(space),
+            "roc": curves.roc(space),
+            "precision_recall": curves.precision_recall(space),
+        }
+    tree = {
         "format_version": FORMAT_VERSION,
-        "files": list(source.files),
-        "impressions": len(scores.click),
-        "clicks": int(scores.click.sum()),
-        "conversions": int(scores.conversion.sum()),
+        "data_hash": scores.data_hash(),
+        "impressions": len(scores),
+        "clicks": int(scores.click.sum(dtype=np.int64)),
+        "conversions": int(scores.conversion.sum(dtype=np.int64)),
+        "groups": scores.num_groups,
+        "interval": {"level": intervals.LEVEL, "method": INTERVAL_METHOD},
         "tasks": tasks,
+        "histograms": _histograms(scores),
+        "slices": {name: _slice_metrics(scores, name) for name in scores.slices},
     }
+    return Evaluation(measurements=measurements, tree=tree)
 
 
-def collect_scores(
-    model: Any, schema: Schema, source: input_fn.Source, config: InputConfig
-) -> Scores:
-    """Returns scores and labels of every impression, in the order of the files."""
-    dataset = input_fn.build_dataset(source, schema, config, carry=True)
-    scorer = build_scorer(model, dataset.element_spec["features"])
-    logit_names = (keys.CTR_LOGITS, keys.CVR_LOGITS, keys.CTCVR_LOGITS)
-    columns: dict[str, list[np.ndarray]] = {}
-    for batch in input_fn.show_progress(dataset, source):
-        outputs = scorer(batch["features"])
-        row = {name: outputs[name] for name in logit_names} | batch["labels"]
-        row |= batch.get("oracle", {})
-        if keys.EXAMPLE_WEIGHT in batch:
-            row[keys.EXAMPLE_WEIGHT] = batch[keys.EXAMPLE_WEIGHT]
-        if schema.group_key:
-            row["group"] = batch["carry"][schema.group_key]
-        for name, value in row.items():
-            columns.setdefault(name, []).append(value.numpy())
-    arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-    return Scores(
-        logits={name: arrays[name] for name in logit_names},
-        click=arrays[keys.CLICK],
-        conversion=arrays[keys.CONVERSION],
-        weight=arrays.get(keys.EXAMPLE_WEIGHT, np.ones_like(arrays[keys.CLICK])),
-        oracle={n: arrays[n] for n in (keys.ORACLE_PCTR, keys.ORACLE_PCVR) if n in arrays},
-        groups=arrays.get("group"),
+def measure_tasks(scores: Scores) -> dict[str, Measurement]:
+    """Returns the metrics of each task."""
+    return {task: task_metrics.measure(build()) for task, build in _spaces(scores).items()}
+
+
+def _spaces(scores: Scores) -> dict[str, Callable[[], Space]]:
+    """Returns what builds the space of each task: one at a time, since each takes memory."""
+    build = functools.partial(_build_space, scores)
+    spaces = {
+        keys.CTR: lambda: build(scores.ctr_logits, scores.click, truth=_true(scores, keys.CTR)),
+        keys.CVR_CLICKED: lambda: _clicked_space(scores),
+        keys.CTCVR: lambda: build(
+            scores.ctcvr_logits, scores.conversion, truth=_true(scores, keys.CTCVR)
+        ),
+    }
+    truth = _true(scores, keys.CVR_ENTIRE)
+    if truth is not None:
+        spaces[keys.CVR_ENTIRE] = lambda: build(scores.cvr_logits, truth, truth=truth)
+    return spaces
+
+
+def _clicked_space(scores: Scores) -> Space:
+    clicked = scores.take(np.flatnonzero(scores.click))
+    truth = _true(clicked, keys.CVR_CLICKED)
+    return _build_space(clicked, clicked.cvr_logits, clicked.conversion, truth=truth)
+
+
+def _build_space(
+    scores: Scores, logits: np.ndarray, labels: np.ndarray, *, truth: np.ndarray | None
+) -> Space:
+    """Returns all of the impressions with one of their scores and labels."""
+    is_hard = labels.dtype == np.uint8
+    if scores.weight is None and is_hard:
+        positives, negatives = labels, 1 - labels
+    else:
+        weight = np.float64(1) if scores.weight is None else scores.weight.astype(np.float64)
+        positives = weight * labels
+        negatives = weight * (1 - labels.astype(np.float64))
+    return Space(
+        logits=logits,
+        positives=positives,
+        negatives=negatives,
+        num_positives=float(labels.sum(dtype=np.float64)),
+        groups=scores.group_numbers,
+        has_gauc=is_hard,
+        truth=truth,
     )
 
 
-def _task(scores: Scores, logits: str, labels: np.ndarray, space: np.ndarray) -> dict[str, Any]:
-    """Returns the metrics of one task over the impressions where `space` is not 0."""
-    inside = np.flatnonzero(space)
-    logit, label = scores.logits[logits][inside], labels[inside].astype(np.float64)
-    weight = scores.weight[inside].astype(np.float64)
-    positives, negatives = weight * label, weight * (1 - label)
-    total = float(weight.sum())
-    rate = float(positives.sum()) / total if total else math.nan
-    loss = exact_metrics.log_loss(logit, positives, negatives)
-    prediction = float(np.sum(weight * _sigmoid(logit))) / total if total else math.nan
-    result = {
-        "auc": exact_metrics.weighted_auc(logit, positives, negatives),
-        "log_loss": loss,
-        "normalized_entropy": _ratio(loss, exact_metrics.entropy(rate)),
-        "calibration": _ratio(prediction, rate),
-        "positives": float(label.sum()),
-        "impressions": len(inside),
+def _true(scores: Scores, task: str) -> np.ndarray | None:
+    """Returns the true probability of what a task predicts, float64, where it is known."""
+    if not scores.oracle:
+        return None
+    pctr, pcvr = (
+        scores.oracle[name].astype(np.float64) for name in (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
+    )
+    return {keys.CTR: pctr, keys.CTCVR: pctr * pcvr}.get(task, pcvr)
+
+
+def _shown(measurement: Measurement) -> dict[str, Any]:
+    """Returns counts, metrics and intervals as JSON holds them."""
+    estimates = measurement.estimates
+    values = {name: finite_or_none(estimate.value) for name, estimate in estimates.items()}
+    found = {name: estimate.interval() for name, estimate in estimates.items()}
+    return {**measurement.counts, **values, "intervals": found}
+
+
+def _histograms(scores: Scores) -> dict[str, Any]:
+    logits = {
+        keys.PCTR: scores.ctr_logits,
+        keys.PCVR: scores.cvr_logits,
+        keys.PCTCVR: scores.ctcvr_logits,
     }
-    if scores.groups is not None and np.isin(label, (0.0, 1.0)).all():
-        gauc, counted, skipped = exact_metrics.grouped_auc(logit, label, scores.groups[inside])
-        result |= {"gauc": gauc, "gauc_groups": counted, "gauc_groups_skipped": skipped}
-    if scores.oracle:
-        truth = _true_score(scores, logits)[inside]
-        best = exact_metrics.weighted_auc(truth, positives, negatives)
-        result |= {"oracle_auc": best, "way_to_oracle": _ratio(result["auc"] - 0.5, best - 0.5)}
-    return {name: _finite_or_none(value) for name, value in result.items()}
+    return {name: curves.histogram(x, scores.click, scores.weight) for name, x in logits.items()}
 
 
-def _true_score(scores: Scores, logits: str) -> np.ndarray:
-    pctr, pcvr = scores.oracle[keys.ORACLE_PCTR], scores.oracle[keys.ORACLE_PCVR]
-    return {keys.CTR_LOGITS: pctr, keys.CVR_LOGITS: pcvr, keys.CTCVR_LOGITS: pctr * pcvr}[logits]
+def _slice_metrics(scores: Scores, name: str) -> dict[str, Any]:
+    """Returns counts and metrics by the value of a field, the most frequent value first."""
+    found: dict[str, dict[str, Any]] = {}
+    with progress.build_bar(len(scores), f"slices of {name}") as bar:
+        for value, rows in _slice_rows(scores, name):
+            part = scores.take(rows)
+            tasks = {task: _shown(m) for task, m in measure_tasks(part).items()}
+            found[value] = {"impressions": len(rows), "tasks": tasks}
+            bar.update(len(rows))
+    return dict(sorted(found.items(), key=lambda item: -item[1]["impressions"]))
 
 
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+def _slice_rows(scores: Scores, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    slices = scores.slices[name]
+    order = packed_order(slices.codes.astype(np.uint32))
+    bounds = np.cumsum(np.bincount(slices.codes, minlength=len(slices.values)))[:-1]
+    yield from zip(slices.values, np.split(order, bounds), strict=True)
 
 
-def _ratio(a: float, b: float) -> float:
-    return a / b if b else math.nan
-
-
-def _finite_or_none(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """Returns what JSON can hold."""
     return value if math.isfinite(value) else None
-
-
-def write_evaluation(result: dict[str, Any], path: str) -> None:
-    """Writes the JSON file under a temporary name and renames it."""
-    json_file.write_json(result, path)
-
-
-def format_table(result: dict[str, Any]) -> str:
-    """Returns the metrics as a table, one task a row."""
-    names = ["auc", "gauc", "log_loss", "normalized_entropy", "calibration"]
-    if keys.CVR_ENTIRE in result["tasks"]:
-        names += ["oracle_auc", "way_to_oracle"]
-    head = ["task", *names, "positives", "impressions"]
-    rows = [head]
-    for task, values in result["tasks"].items():
-        shown = [_shown(values.get(name)) for name in names]
-        rows.append([task, *shown, f"{values['positives']:,.0f}", f"{values['impressions']:,}"])
-    widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
-    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(lines)
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

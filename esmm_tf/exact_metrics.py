@@ -1,82 +1,243 @@
-"""Exact metrics of arrays in float64: no bins, no thresholds, ties counted as half."""
+"""Exact metrics of arrays in float64: no thresholds, ties counted as half.
+
+Each returns its value and its influence, `[n]`: by how much a row moves the value, to first order,
+for a little more of its weight. Influences add up to 0, and the sum of their squares is the
+variance of the value; for the AUC it is that of DeLong et al. (Biometrics 1988), but for a factor
+of m / (m - 1) for m positives. `esmm_tf.intervals` makes confidence intervals of them. A value that
+is not defined is NaN.
+
+`positives` and `negatives` are the weights of each row as either, `[n]`: with a label `y` and a
+weight `w`, `w * y` and `w * (1 - y)`; where the truth `p` is known, `w * p` and `w * (1 - p)`.
+"""
 
 import numpy as np
 
+from esmm_tf.ranking import Ranking, packed_order
+
+Measured = tuple[float, np.ndarray]
+
 
 def weighted_auc(scores: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
-    """Returns the probability that a positive scores above a negative, ties counted half.
+    """Returns the area under the ROC curve, as `auc`, without its influence."""
+    return _auc(Ranking(scores, positives, negatives))
 
-    Args:
-      scores: `[n]`.
-      positives: weight of each row as a positive, `[n]`: the label, or, where the truth is known,
-        its probability.
-      negatives: weight of each row as a negative, `[n]`.
 
-    Returns:
-      NaN if either class has no weight.
-    """
-    total = positives.sum(dtype=np.float64) * negatives.sum(dtype=np.float64)
+def auc(ranking: Ranking) -> Measured:
+    """Returns the probability that a positive scores above a negative, ties counted half."""
+    value = _auc(ranking)
+    if np.isnan(value):
+        return _undefined(len(ranking.order))
+    lost_below = (ranking.negatives_below + ranking.negatives / 2) / ranking.num_negatives
+    won_above = 1 - (ranking.positives_below + ranking.positives / 2) / ranking.num_positives
+    of_positive = (lost_below - value) / ranking.num_positives
+    of_negative = (won_above - value) / ranking.num_negatives
+    return value, ranking.influence(of_positive, of_negative)
+
+
+def _auc(ranking: Ranking) -> float:
+    total = ranking.num_positives * ranking.num_negatives
     if total == 0:
         return float("nan")
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    last_of_tie = np.append(ordered[1:] != ordered[:-1], True)
-    won = np.cumsum(positives[order], dtype=np.float64)[last_of_tie]
-    lost = np.cumsum(negatives[order], dtype=np.float64)[last_of_tie]
-    positives_here = np.diff(won, prepend=0.0)
-    negatives_here = np.diff(lost, prepend=0.0)
-    return float(np.sum(positives_here * (lost - negatives_here / 2)) / total)
+    won = ranking.positives * (ranking.negatives_below + ranking.negatives / 2)
+    return float(won.sum() / total)
 
 
-def grouped_auc(
-    scores: np.ndarray, labels: np.ndarray, groups: np.ndarray
-) -> tuple[float, int, int]:
-    """Returns GAUC, the groups it counts and the groups it skips.
+def average_precision(ranking: Ranking) -> Measured:
+    """Returns the precision at each positive's score, averaged over the positives.
 
-    GAUC is the mean of each group's AUC weighted by its impressions, over groups that hold both
-    labels (Zhu et al., arXiv 1703.02091, Eq. 13). It is NaN if there is none.
+    The precision is that of calling every row with this score or a higher one positive.
+    """
+    if ranking.num_positives == 0:
+        return _undefined(len(ranking.order))
+    found = ranking.num_positives - ranking.positives_below
+    called = found + ranking.num_negatives - ranking.negatives_below
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    value = float((ranking.positives * precision).sum() / ranking.num_positives)
+    # A row is among those called at its own score and at every lower one.
+    share = np.divide(ranking.positives, called, out=np.zeros_like(called), where=called > 0)
+    of_negative = -np.cumsum(share * precision)
+    of_positive = precision - value + np.cumsum(share) + of_negative
+    of_positive /= ranking.num_positives
+    of_negative /= ranking.num_positives
+    return value, ranking.influence(of_positive, of_negative)
+
+
+def grouped_auc(ranking: Ranking, groups: np.ndarray) -> tuple[float, np.ndarray, int, int]:
+    """Returns GAUC, its influence, the groups that it counts and those that it skips.
+
+    GAUC is the mean of each group's AUC weighted by the group's weight (its impressions, if all
+    weigh 1), over groups with both labels (Zhu et al., arXiv 1703.02091, Eq. 13).
 
     Args:
-      scores: `[n]`.
-      labels: 0 or 1, `[n]`.
-      groups: any values that tell groups apart, `[n]`.
+      ranking: of the rows.
+      groups: the number of each row's group, from 0 on, integer `[n]`.
+
+    Returns:
+      The influence is that of each group, `[groups]`.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    num_groups = int(group.max()) + 1 if len(group) else 0
-    size = np.bincount(group, minlength=num_groups).astype(np.float64)
-    positives = np.bincount(group, weights=labels, minlength=num_groups)
-    order = np.lexsort((scores, group))
-    rank = _average_ranks(scores[order], group[order])
-    rank_sum = np.bincount(group[order], weights=rank * labels[order], minlength=num_groups)
-    mixed = (positives > 0) & (positives < size)
-    if not mixed.any():
-        return float("nan"), 0, num_groups
-    pairs = positives[mixed] * (size - positives)[mixed]
-    start = (np.cumsum(size) - size)[mixed]
-    won = rank_sum[mixed] - positives[mixed] * start - positives[mixed] * (positives[mixed] + 1) / 2
-    gauc = float(np.average(won / pairs, weights=size[mixed]))
-    return gauc, int(mixed.sum()), int(num_groups - mixed.sum())
+    num_groups = int(groups.max()) + 1 if len(groups) else 0
+    won, positives, negatives = _pairs_by_group(ranking, groups, num_groups)
+    rows = np.bincount(groups, minlength=num_groups)
+    mixed = (positives > 0) & (negatives > 0)
+    counted, skipped = int(mixed.sum()), int(((rows > 0) & ~mixed).sum())
+    if counted == 0:
+        return (*_undefined(num_groups), 0, skipped)
+    aucs = np.divide(won, positives * negatives, out=np.zeros(num_groups), where=mixed)
+    weights = np.where(mixed, positives + negatives, 0.0)
+    value = float((weights * aucs).sum() / weights.sum())
+    return value, weights * (aucs - value) / weights.sum(), counted, skipped
 
 
-def _average_ranks(scores: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Returns 1-based ranks of rows sorted by group and score, ties sharing their mean rank."""
-    starts = np.append(True, (scores[1:] != scores[:-1]) | (group[1:] != group[:-1]))
-    tie = np.cumsum(starts) - 1
-    count = np.bincount(tie)
-    first = np.flatnonzero(starts) + 1
-    return (first + (count - 1) / 2)[tie]
+def _pairs_by_group(
+    ranking: Ranking, groups: np.ndarray, num_groups: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns, by group, the pairs won by a positive, the positives and the negatives."""
+    if len(groups) == 0:
+        return np.zeros(num_groups), np.zeros(num_groups), np.zeros(num_groups)
+    places = packed_order(groups[ranking.order].astype(np.uint32))  # by group, then by score
+    rows, level = ranking.order[places], ranking.level[places]
+    group = groups[rows]
+    starts = np.flatnonzero(np.append(True, (level[1:] != level[:-1]) | (group[1:] != group[:-1])))
+    group = group[starts]
+    positives = np.add.reduceat(ranking.row_positives[rows], starts, dtype=np.float64)
+    negatives = np.add.reduceat(ranking.row_negatives[rows], starts, dtype=np.float64)
+    below = np.cumsum(negatives) - negatives
+    first = np.append(True, group[1:] != group[:-1])
+    below -= np.repeat(below[first], np.diff(np.append(np.flatnonzero(first), len(group))))
+    won = np.bincount(group, positives * (below + negatives / 2), minlength=num_groups)
+    return (
+        won,
+        np.bincount(group, positives, minlength=num_groups),
+        np.bincount(group, negatives, minlength=num_groups),
+    )
 
 
-def log_loss(logits: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
-    """Returns the mean cross entropy in nats of `sigmoid(logits)`; arguments as `weighted_auc`."""
-    logits = logits.astype(np.float64)
-    losses = positives * np.logaddexp(0, -logits) + negatives * np.logaddexp(0, logits)
-    total = positives.sum(dtype=np.float64) + negatives.sum(dtype=np.float64)
-    return float(losses.sum() / total) if total else float("nan")
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of logits, float64 `[n]`.
+
+    >>> sigmoid(np.array([-1000.0, 0.0])).tolist()
+    [0.0, 0.5]
+    """
+    small = np.exp(-np.abs(logits, dtype=np.float64))
+    return np.where(logits >= 0, 1.0, small) / (1 + small)
+
+
+def losses(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the losses in nats of a positive and of a negative with these logits, float64 `[n]`.
+
+    >>> [loss.round(4).tolist() for loss in losses(np.array([-1000.0, 0.0]))]
+    [[1000.0, 0.6931], [0.0, 0.6931]]
+    """
+    of_both = np.log1p(np.exp(-np.abs(logits, dtype=np.float64)))
+    return of_both + np.maximum(-logits, 0), of_both + np.maximum(logits, 0)
+
+
+def losses_of_probability(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the losses in nats of a positive and of a negative predicted so, float64 `[n]`.
+
+    A certainty that fails costs 708 nats, the most that float64 can tell.
+    """
+    least = np.log(np.finfo(np.float64).tiny)
+    probability = probability.astype(np.float64)
+    with np.errstate(divide="ignore"):
+        log_p, log_not_p = np.log(probability), np.log1p(-probability)
+    return -np.maximum(log_p, least), -np.maximum(log_not_p, least)
+
+
+def log_loss(
+    of_each: tuple[np.ndarray, np.ndarray], positives: np.ndarray, negatives: np.ndarray
+) -> Measured:
+    """Returns the mean cross entropy in nats; `of_each` is what `losses` returns."""
+    of_positive, of_negative = of_each
+    weight = positives + negatives
+    total = float(weight.sum(dtype=np.float64))
+    if total == 0:
+        return _undefined(len(weight))
+    loss = positives * of_positive + negatives * of_negative
+    value = float(loss.sum()) / total
+    return value, (loss - value * weight) / total
+
+
+def normalized_entropy(loss: Measured, positives: np.ndarray, negatives: np.ndarray) -> Measured:
+    """Returns a log loss divided by that of predicting the mean label (He et al., ADKDD 2014)."""
+    value, influence = loss
+    weight = positives + negatives
+    total = float(weight.sum(dtype=np.float64))
+    rate = float(positives.sum(dtype=np.float64)) / total if total else float("nan")
+    base = entropy(rate)
+    if base == 0 or np.isnan(base):
+        return _undefined(len(weight))
+    slope = np.log1p(-rate) - np.log(rate)
+    of_rate = (positives - rate * weight) / total
+    return value / base, influence / base - value / base**2 * slope * of_rate
 
 
 def entropy(rate: float) -> float:
     """Returns the entropy in nats of a coin that falls on one side at this rate."""
+    if np.isnan(rate):
+        return float("nan")
     if not 0 < rate < 1:
         return 0.0
     return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+
+
+def calibration(probability: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Measured:
+    """Returns mean prediction / mean label: 1 is calibrated, above 1 predicts too much."""
+    predicted = (positives + negatives) * probability
+    total = float(positives.sum(dtype=np.float64))
+    if total == 0:
+        return _undefined(len(predicted))
+    value = float(predicted.sum()) / total
+    return value, (predicted - value * positives) / total
+
+
+def bias(probability: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Measured:
+    """Returns mean prediction - mean label."""
+    weight = positives + negatives
+    total = float(weight.sum(dtype=np.float64))
+    if total == 0:
+        return _undefined(len(weight))
+    error = weight * probability - positives
+    value = float(error.sum()) / total
+    return value, (error - value * weight) / total
+
+
+def expected_calibration_error(
+    probability: np.ndarray, positives: np.ndarray, negatives: np.ndarray, *, bins: np.ndarray
+) -> Measured:
+    """Returns the mean over bins of |mean prediction - mean label|, by weight.
+
+    With few positives it lies above 0 even where the model is calibrated: bins err by chance.
+
+    Args:
+      probability: `[n]`.
+      positives: as above.
+      negatives: as above.
+      bins: the bin of each row, `[n]`, as `equal_mass_bins` numbers them.
+    """
+    weight = positives + negatives
+    total = float(weight.sum(dtype=np.float64))
+    if total == 0:
+        return _undefined(len(weight))
+    error = weight * probability - positives
+    by_bin = np.bincount(bins, error)
+    value = float(np.abs(by_bin).sum()) / total
+    return value, (np.sign(by_bin)[bins] * error - value * weight) / total
+
+
+def equal_mass_bins(ranking: Ranking, num_bins: int) -> np.ndarray:
+    """Returns a bin for each row, uint8 `[n]`: rising with the score, of about the same weight.
+
+    Equal scores share a bin, and where they weigh more than one, a number has no rows.
+    """
+    weight = ranking.positives + ranking.negatives
+    total = ranking.num_positives + ranking.num_negatives
+    if total == 0:
+        return np.zeros(len(ranking.order), np.uint8)
+    middle = ranking.positives_below + ranking.negatives_below + weight / 2
+    places = np.minimum(middle * (num_bins / total), num_bins - 1)
+    return ranking.by_row(places.astype(np.uint8))
+
+
+def _undefined(num_rows: int) -> Measured:
+    return float("nan"), np.zeros(num_rows)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluate, evaluation, export, flags, predict, saved_model, shards
+from esmm_tf import evaluate, export, flags, predict, saved_model, scores, shards
 from esmm_tf.config import EvaluateConfig, ExportConfig, PredictConfig, ScoreConfig
 
 
@@ -34,17 +34,34 @@ def copied(model_dir, tmp_path):
     return directory
 
 
-def test_evaluate_writes_its_file_into_the_model_directory(copied, scored_data, capsys):
-    evaluate.main(ScoreConfig(model_dir=str(copied), files=str(scored_data)), EvaluateConfig())
+@pytest.fixture
+def run_evaluate(scored_data):
+    """Returns a function that evaluates a model directory and reads its file."""
 
-    result = json.loads((copied / "evaluation.json").read_text(encoding="utf-8"))
+    def run(directory, **changes):
+        score = ScoreConfig(model_dir=str(directory), files=str(scored_data))
+        evaluate.main(score, EvaluateConfig(**changes))
+        return json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def test_evaluate_writes_its_files_into_the_model_directory(
+    copied, scored_data, run_evaluate, capsys
+):
+    result = run_evaluate(copied)
+
     assert result["impressions"] == 20
+    assert result["model_dir"] == str(copied)
+    assert result["files"] == [str(scored_data / "test-00000-of-00001.tfrecord")]
+    assert result["negative_keep_rate"] == 1.0
     assert result["trained_impressions_per_second"] == 1234.5
+    assert "comparison" not in result
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[0] == "task"
     assert lines[-2:] == [
         "trained at 1,234 impressions/s",
-        f"wrote {copied / 'evaluation.json'}",
+        f"wrote {copied / 'evaluation.json'}, {copied / 'evaluation.scores.npz'}",
     ]
 
 
@@ -55,21 +72,44 @@ def test_evaluate_tells_no_rate_that_was_not_measured(
     (copied / "history.json").write_text(json.dumps(history), encoding="utf-8")
     path = tmp_path / "new" / "other.json"
     score = ScoreConfig(model_dir=str(copied), files=str(data_set), split="train", batch_size=7)
-    read = []
+    read, collect_scores = [], scores.collect_scores
 
-    def record(_model, _schema, source, config):
+    def record(model, schema, source, config, *, slices):
         read.append((source.impressions, config.batch_size))
-        return {"tasks": {}}
+        return collect_scores(model, schema, source, config, slices=slices)
 
-    monkeypatch.setattr(evaluation, "evaluate", record)
+    monkeypatch.setattr(scores, "collect_scores", record)
     evaluate.main(score, EvaluateConfig(output=str(path)))
 
     assert read == [(39, 7)]
     result = json.loads(path.read_text(encoding="utf-8"))
-    assert result == {"tasks": {}, "trained_impressions_per_second": None}
+    assert result["impressions"] == 39
+    assert result["trained_impressions_per_second"] is None
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1:] == [f"wrote {path}"]
+    assert lines[-1] == f"wrote {path}, {tmp_path / 'new' / 'other.scores.npz'}"
+    assert not [line for line in lines if line.startswith("trained at")]
     assert not (copied / "evaluation.json").exists()
+
+
+def test_evaluate_measures_the_slices_that_are_named(copied, run_evaluate, capsys):
+    result = run_evaluate(copied, slices=("query", "sample"))
+
+    assert list(result["slices"]) == ["query", "sample"]
+    assert set(result["slices"]["query"]) == {"shoes", "boots", "(missing)"}
+    assert set(result["slices"]["sample"]) == {str(sample) for sample in range(2000, 2020)}
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    heads = [words[0] for words in shown if words and words[-1] == "impressions"]
+    assert heads == ["task", "query", "sample"]
+
+
+def test_one_baseline_is_given_and_not_two(capsys):
+    argv = ["command", "--model_dir=m", "--files=f", "--baseline=a", "--baseline_model_dir=b"]
+
+    with pytest.raises(SystemExit, match=r"^2$"):
+        flags.run(evaluate.main, ScoreConfig, EvaluateConfig, argv=argv)
+
+    error = capsys.readouterr().err
+    assert "--baseline and --baseline_model_dir are both given. Give one of them." in error
 
 
 def test_predict_writes_a_row_an_impression(model_dir, scored_data, tmp_path, capsys):
@@ -171,8 +211,9 @@ def test_a_model_is_trained_measured_and_served_from_the_command_line(data_set, 
     assert [command.stderr for command in commands] == [""] * 4
     assert [command.returncode for command in commands] == [0] * 4
     shown = [command.stdout.splitlines() for command in commands]
-    assert shown[0][0].startswith("epoch 1 of 2, train: loss ")
-    assert len(shown[0]) == 6
+    assert shown[0][0].startswith("a feature alone reaches: ")
+    assert shown[0][1].startswith("epoch 1 of 2, train: loss ")
+    assert len(shown[0]) == 7
     assert json.loads((model_dir / "evaluation.json").read_text())["impressions"] == 4
     assert [line.split()[0] for line in shown[1]] == [
         "task",
@@ -198,8 +239,8 @@ def test_a_model_is_trained_measured_and_served_from_the_command_line(data_set, 
         ("train", ["--model_dri=x"], "Unknown command line flag 'model_dri'. Did you mean: "),
         (
             "evaluate",
-            ["--model_dir=/nowhere", "--files=x"],
-            "'/nowhere' has no config.json, so it is no model directory.",
+            ["--model_dir=/nowhere", "--files=/nothing"],
+            "No file matches '/nothing'. Check the path.",
         ),
     ],
 )

@@ -1,0 +1,130 @@
+"""Two models on the same impressions: the difference of each metric, with what it may be by chance.
+
+The influences of the two are subtracted group by group, so that what makes an impression easy or
+hard for both cancels out: far narrower than two intervals side by side.
+"""
+
+import contextlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from esmm_tf.errors import UserError
+from esmm_tf.evaluation import FORMAT_VERSION, finite_or_none
+from esmm_tf.scores import Scores
+from esmm_tf.task_metrics import Measurement
+
+
+def compare(
+    measurements: Mapping[str, Measurement], baseline: Mapping[str, Measurement]
+) -> dict[str, Any]:
+    """Returns, by task and metric, `baseline`, `difference`, its `interval` and its `p_value`.
+
+    Args:
+      measurements: of the model, by task.
+      baseline: of the other model, on the same impressions and groups.
+    """
+    return {
+        task: {
+            name: _difference(estimate, baseline[task].estimates[name])
+            for name, estimate in measurement.estimates.items()
+            if not name.startswith("oracle_")
+        }
+        for task, measurement in measurements.items()
+    }
+
+
+def _difference(estimate: Any, other: Any) -> dict[str, Any]:
+    difference = estimate.minus(other)
+    return {
+        "baseline": finite_or_none(other.value),
+        "difference": finite_or_none(difference.value),
+        "interval": difference.interval(),
+        "p_value": difference.p_value(),
+    }
+
+
+def scores_path(path: str) -> str:
+    """Returns where the scores behind an `evaluation.json` stand: beside it."""
+    return f"{os.path.splitext(path)[0]}.scores.npz"
+
+
+def write_scores(scores: Scores, path: str) -> None:
+    """Writes the logits of each impression beside the evaluation at `path`: 8 bytes each."""
+    path = scores_path(path)
+    temporary = f"{path}.tmp"
+    with open(temporary, "wb") as file:
+        np.savez(
+            file,
+            data_hash=scores.data_hash(),
+            ctr_logits=scores.ctr_logits,
+            cvr_logits=scores.cvr_logits,
+        )
+    os.replace(temporary, path)
+
+
+def remove_scores(path: str) -> None:
+    """Removes the scores of an older evaluation at `path`, which are not those of a new one."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(scores_path(path))
+
+
+def load_scores(path: str, scores: Scores) -> Scores:
+    """Returns the impressions of `scores` as they were scored for the evaluation at `path`.
+
+    Raises:
+      UserError: if `check_baseline` does, or the evaluation is one of other impressions.
+    """
+    check_baseline(path, len(scores))
+    saved = _load_arrays(path, "data_hash", "ctr_logits", "cvr_logits")
+    if str(saved.pop("data_hash")) != scores.data_hash():
+        raise _other_impressions(path)
+    return scores.with_logits(**saved)
+
+
+def check_baseline(path: str, impressions: int) -> None:
+    """Checks that the evaluation at `path` is of that many impressions and has its scores.
+
+    Raises:
+      UserError: if there is no such evaluation, its scores are missing, or it is one of other
+        impressions.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = json.load(file)
+        version, measured = tree["format_version"], tree["impressions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"--baseline is {path!r}, which is no evaluation. Name an evaluation.json."
+        ) from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. "
+            "Evaluate that model again."
+        )
+    if measured != impressions:
+        raise _other_impressions(path)
+    _load_arrays(path, "data_hash")
+
+
+def _load_arrays(path: str, *names: str) -> dict[str, np.ndarray]:
+    """Returns some of what `write_scores` wrote beside the evaluation at `path`."""
+    try:
+        with open(scores_path(path), "rb") as file, np.load(file) as saved:
+            return {name: saved[name] for name in names}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(
+            f"--baseline is {path!r}, and its scores are not in {scores_path(path)!r}. Keep the "
+            "two files together, or give --baseline_model_dir to score the impressions again."
+        ) from None
+
+
+def _other_impressions(path: str) -> UserError:
+    return UserError(
+        f"--baseline is {path!r}, an evaluation of other impressions. Evaluate both models on "
+        "the same --files and --split, written once."
+    )

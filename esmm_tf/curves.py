@@ -1,0 +1,94 @@
+"""What a plot of a task shows: reliability by bin, ROC, precision and recall, score histograms."""
+
+from typing import Any
+
+import numpy as np
+
+from esmm_tf import intervals
+from esmm_tf.intervals import SHARE, Estimate
+from esmm_tf.task_metrics import Space
+
+MAX_POINTS = 200
+HISTOGRAM_BINS = 60
+_WIDEST_LOGIT = 30.0
+
+
+def reliability(space: Space) -> list[dict[str, Any]]:
+    """Returns mean prediction and mean label of up to 20 bins of about the same weight, rising.
+
+    The interval of the mean label heeds groups, as those of metrics do.
+    """
+    weight = space.positives.astype(np.float64) + space.negatives
+    predicted = np.bincount(space.bins, weight * space.probability)
+    rows = np.bincount(space.bins)
+    table = []
+    for place in np.flatnonzero(np.bincount(space.bins, weight)):
+        inside = np.flatnonzero(space.bins == place)
+        total = float(weight[inside].sum())
+        label = float(space.positives[inside].sum(dtype=np.float64)) / total
+        influence = (space.positives[inside] - label * weight[inside]) / total
+        clusters = intervals.clusters_of(intervals.numbered(space.clusters.index[inside]))
+        estimate = Estimate(value=label, influence=clusters.sum(influence), kind=SHARE)
+        table.append(
+            {
+                "mean_prediction": float(predicted[place]) / total,
+                "mean_label": label,
+                "label_interval": estimate.interval(),
+                "impressions": int(rows[place]),
+                "weight": total,
+            }
+        )
+    return table
+
+
+def roc(space: Space) -> dict[str, list[float]]:
+    """Returns up to 200 points of the ROC curve, from (0, 0) to (1, 1)."""
+    ranking = space.ranking
+    if ranking.num_positives * ranking.num_negatives == 0:
+        return {"false_positive_rate": [], "true_positive_rate": []}
+    true = np.append(1 - ranking.positives_below / ranking.num_positives, 0.0)[::-1]
+    false = np.append(1 - ranking.negatives_below / ranking.num_negatives, 0.0)[::-1]
+    chosen = _evenly(true + false)
+    return {
+        "false_positive_rate": _clean(false[chosen]),
+        "true_positive_rate": _clean(true[chosen]),
+    }
+
+
+def precision_recall(space: Space) -> dict[str, list[float]]:
+    """Returns up to 200 points of precision against recall, recall rising."""
+    ranking = space.ranking
+    if ranking.num_positives == 0:
+        return {"recall": [], "precision": []}
+    found = (ranking.num_positives - ranking.positives_below)[::-1]
+    called = found + (ranking.num_negatives - ranking.negatives_below)[::-1]
+    recall = found / ranking.num_positives
+    chosen = _evenly(recall)
+    chosen = chosen[called[chosen] > 0]
+    return {
+        "recall": _clean(recall[chosen]),
+        "precision": _clean(found[chosen] / called[chosen]),
+    }
+
+
+def histogram(logits: np.ndarray, click: np.ndarray, weight: np.ndarray | None) -> dict[str, Any]:
+    """Returns how the logits of clicked and of unclicked impressions are spread, by weight."""
+    logits = np.clip(logits, -_WIDEST_LOGIT, _WIDEST_LOGIT)
+    span = (float(logits.min()), float(logits.max())) if len(logits) else (0.0, 1.0)
+    result: dict[str, Any] = {}
+    for name, inside in (("clicked", click == 1), ("unclicked", click == 0)):
+        chosen = None if weight is None else weight[inside]
+        heights, edges = np.histogram(logits[inside], HISTOGRAM_BINS, range=span, weights=chosen)
+        result |= {name: heights.tolist(), "logit_edges": edges.tolist()}
+    return result
+
+
+def _evenly(rising: np.ndarray) -> np.ndarray:
+    """Returns the places of up to 200 values, evenly spread between the first and the last."""
+    targets = np.linspace(rising[0], rising[-1], MAX_POINTS - 1)
+    return np.unique(np.append(np.searchsorted(rising, targets), len(rising) - 1))
+
+
+def _clean(values: np.ndarray) -> list[float]:
+    """Returns the numbers within 0 and 1, rounded to what a plot can show."""
+    return np.clip(values, 0, 1).round(6).tolist()

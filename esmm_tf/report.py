@@ -1,0 +1,244 @@
+"""A page that shows an evaluation: tables and plots in one file that needs no other."""
+
+import base64
+import dataclasses
+import importlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import report_remarks, report_text
+from esmm_tf.errors import UserError
+from esmm_tf.report_text import METRICS, task_title
+
+FORMAT_VERSION = 2
+PAGE = "index.html"
+MAX_SLICE_VALUES = 30
+SLICE_PLOTS = ("auc", "calibration")
+SLICE_COLUMNS = ("auc", "normalized_entropy", "log_loss", "calibration")
+
+Rows = Sequence[tuple[str, Mapping[str, Any]]]  # values of a field and the metrics of each
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A picture of the page: the name of its file, PNG bytes, and what it shows in words."""
+
+    file: str
+    png: bytes
+    alt: str
+
+    @property
+    def source(self) -> str:
+        """Returns the picture as the address of an `img`."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskSlices:
+    """What is shown of one task by the values of one field."""
+
+    task: str
+    plots: Sequence[Plot]
+    rows: Rows
+    outside: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldSlices:
+    """What is shown by the values of one field."""
+
+    field: str
+    num_values: int
+    tasks: Sequence[TaskSlices]
+
+
+def write_report(result: Mapping[str, Any], directory: str) -> str:
+    """Returns the path of the page, `index.html`, written last; its plots lie beside it.
+
+    Equal evaluations give equal files. Each is written under a temporary name and renamed.
+
+    Args:
+      result: the content of `evaluation.json`.
+      directory: made if it is missing.
+
+    Raises:
+      UserError: if the evaluation has another format, or the extra `report` is not installed.
+    """
+    version = result.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"The evaluation has format_version {version!r}; a report shows {FORMAT_VERSION}. "
+            "Evaluate the model again with this release."
+        )
+    drawing, jinja2 = _load_extra()
+    sections: dict[str, Sequence[Plot]] = {
+        "reliability": list(_draw_reliability(drawing, result)),
+        "curves": list(_draw_curves(drawing, result)),
+        "histograms": list(_draw_histograms(drawing, result)),
+    }
+    slices = list(_draw_slices(drawing, result))
+    page = _render(jinja2, result, slices=slices, **sections)
+    tf.io.gfile.makedirs(directory)
+    sliced = [plot for field in slices for part in field.tasks for plot in part.plots]
+    for plot in (*itertools.chain(*sections.values()), *sliced):
+        _write(os.path.join(directory, plot.file), plot.png)
+    path = os.path.join(directory, PAGE)
+    _write(path, page.encode("utf-8"))
+    return path
+
+
+def check_installed() -> None:
+    """Checks that a report can be made, so that hours of scoring do not end in an error.
+
+    Raises:
+      UserError: if the extra `report` is not installed.
+    """
+    _load_extra()
+
+
+def _load_extra() -> tuple[Any, Any]:
+    """Returns the module that draws, which needs Matplotlib, and Jinja2."""
+    try:
+        return importlib.import_module("esmm_tf.report_plots"), importlib.import_module("jinja2")
+    except ImportError:
+        raise UserError(
+            "A report needs Matplotlib and Jinja2. Install them with pip install "
+            "'esmm_tf[report]', or leave out --report_dir."
+        ) from None
+
+
+def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
+    """Returns the page; `shown` are the plots of its sections, by their names in the template."""
+    template = _environment(jinja2).get_template("evaluation.html")
+    return template.render(
+        result=result,
+        remarks=report_remarks.find(result),
+        metrics=report_text.shown_metrics(result["tasks"]),
+        all_metrics=METRICS,
+        slice_metrics=[metric for metric in METRICS if metric.name in SLICE_COLUMNS],
+        max_slice_values=MAX_SLICE_VALUES,
+        **shown,
+    )
+
+
+def _environment(jinja2: Any) -> Any:
+    """Returns what renders templates of this package: all text escaped, no name left undefined."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("esmm_tf"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("number", "bounds", "signed", "count", "percent", "p_value"):
+        environment.filters[name] = getattr(report_text, name)
+    for name in ("task_title", "interval_of", "share"):
+        environment.globals[name] = getattr(report_text, name)
+    environment.globals["verdict"] = report_remarks.verdict
+    return environment
+
+
+def _write(path: str, content: bytes) -> None:
+    with tf.io.gfile.GFile(f"{path}.tmp", "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)
+
+
+def _draw_reliability(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
+    for task, values in result["tasks"].items():
+        histogram = result["histograms"].get(report_text.TASK_SCORES.get(task))
+        yield Plot(
+            file=_file_name("reliability", task),
+            png=drawing.draw_reliability(task, values, histogram),
+            alt=f"Reliability diagram of {task_title(task)}: observed rate against mean prediction "
+            f"in {len(values.get('reliability') or [])} bins. Calibration "
+            f"{_in_words(values, 'calibration')}.",
+        )
+
+
+def _draw_curves(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
+    for task, values in result["tasks"].items():
+        yield Plot(
+            file=_file_name("roc", task),
+            png=drawing.draw_roc(task, values),
+            alt=f"ROC curve of {task_title(task)}. AUC {_in_words(values, 'auc')}.",
+        )
+    for task, values in result["tasks"].items():
+        yield Plot(
+            file=_file_name("precision_recall", task),
+            png=drawing.draw_precision_recall(task, values),
+            alt=f"Precision against recall of {task_title(task)}. Average precision "
+            f"{_in_words(values, 'average_precision')}.",
+        )
+
+
+def _draw_histograms(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
+    for score, histogram in result["histograms"].items():
+        yield Plot(
+            file=_file_name("histogram", score),
+            png=drawing.draw_histogram(score, histogram),
+            alt=f"Density of {report_text.SCORE_TITLES.get(score, score)} among clicked and among "
+            "unclicked impressions.",
+        )
+
+
+def _draw_slices(drawing: Any, result: Mapping[str, Any]) -> Iterator[FieldSlices]:
+    for place, (field, by_value) in enumerate(result["slices"].items(), start=1):
+        ranked = sorted(by_value.items(), key=lambda item: -(item[1]["impressions"] or 0))
+        tasks = []
+        for task, overall in result["tasks"].items():
+            rows = [(value, part["tasks"][task]) for value, part in ranked if task in part["tasks"]]
+            shown = rows[:MAX_SLICE_VALUES]
+            plots = []
+            for name in SLICE_PLOTS:
+                title = f"{report_text.METRIC_TITLES[name]} of {task_title(task)} by {field}"
+                png = _draw_dots(drawing, title, rows=shown, overall=overall.get(name), name=name)
+                file = _file_name("slice", str(place), field, task, name)
+                plots.append(Plot(file=file, png=png, alt=_slice_alt(title, shown, name)))
+            tasks.append(TaskSlices(task=task, plots=plots, rows=shown, outside=_outside(rows)))
+        yield FieldSlices(field=field, num_values=len(ranked), tasks=tasks)
+
+
+def _draw_dots(drawing: Any, title: str, *, rows: Rows, overall: float | None, name: str) -> bytes:
+    dots = [
+        drawing.Dot(
+            label=value, value=values.get(name), interval=report_text.interval_of(values, name)
+        )
+        for value, values in rows
+    ]
+    return drawing.draw_slices(title, dots, overall=overall, name=name)
+
+
+def _slice_alt(title: str, rows: Rows, name: str) -> str:
+    known = sorted((values[name], value) for value, values in rows if values.get(name) is not None)
+    if not known:
+        return f"{title}: not defined for any value."
+    (low, lowest), (high, highest) = known[0], known[-1]
+    return (
+        f"{title}: from {report_text.number(low)} ({lowest}) to "
+        f"{report_text.number(high)} ({highest})."
+    )
+
+
+def _outside(rows: Rows) -> str:
+    """Returns how many of the intervals of calibration leave out 1; nothing where there is none."""
+    found = [report_text.interval_of(values, "calibration") for _, values in rows]
+    known = [interval for interval in found if interval is not None]
+    outside = sum(not low <= 1 <= high for low, high in known)
+    return f"{outside} of {len(known)} calibration intervals leave out 1." if known else ""
+
+
+def _in_words(values: Mapping[str, Any], name: str) -> str:
+    value, interval = values.get(name), report_text.interval_of(values, name)
+    if value is None:
+        return "is not defined"
+    return f"{report_text.number(value, interval)} {report_text.bounds(value, interval)}".strip()
+
+
+def _file_name(*parts: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', '_'.join(parts))[:120]}.png"

@@ -1,0 +1,300 @@
+"""Figures of an evaluation. Rates are small, so axes of probabilities are logarithmic."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from esmm_tf import keys, report_text
+
+DPI = 150
+BLUE, ORANGE, GREY = "#1f5fa8", "#c4561a", "#767676"
+# Matplotlib's own defaults, then ours, whatever the reader's matplotlibrc says.
+_STYLE: list[Any] = [
+    "default",
+    {
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#e4e4e4",
+        "legend.frameon": False,
+        "text.parse_math": False,
+    },
+]
+_SIZE = (4.6, 3.9)  # inches
+_LABEL_LENGTH = 20
+_PROBABILITIES = (1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dot:
+    """A value of a slice field: its label, the metric and the metric's interval."""
+
+    label: str
+    value: float | None
+    interval: Sequence[float] | None
+
+
+def draw_reliability(
+    task: str, values: Mapping[str, Any], histogram: Mapping[str, Any] | None
+) -> bytes:
+    """Returns the PNG of a reliability diagram, with the spread of the predictions below.
+
+    Args:
+      task: its name.
+      values: of the task in `evaluation.json`.
+      histogram: of the task's score there, or None.
+    """
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=(4.6, 5.0), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        above.set_title(f"{report_text.task_title(task)}: reliability")
+        bins = [
+            part
+            for part in values.get("reliability") or []
+            if part["mean_prediction"] and part["mean_label"] is not None
+        ]
+        if not bins:
+            return _nothing(figure)
+        sides = ("clicked",) if task == keys.CVR_CLICKED else ("clicked", "unclicked")
+        edges, heights = _trimmed(histogram or {}, sides, tail=1e-3)
+        edges = 1 / (1 + np.exp(-edges))
+        limits = _log_limits([*(part["mean_prediction"] for part in bins), *edges])
+        _draw_bins(above, bins)
+        below.set_xscale("log")
+        if len(heights):
+            below.stairs(heights, edges, fill=True, color=GREY)
+        below.set(xlabel="mean prediction", ylabel="impressions", xlim=limits)
+        below.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+        _percent_axis(below.xaxis, limits)
+        return _png(figure)
+
+
+def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
+    """Draws mean label against mean prediction; a bin without positives lies at the lower edge."""
+    seen = [part for part in bins if part["mean_label"] > 0]
+    rates = np.array([part["mean_label"] for part in seen])
+    spans = [part.get("label_interval") or (part["mean_label"],) * 2 for part in seen]
+    low, high = np.array(spans).reshape(-1, 2).T
+    limits = _log_limits([*rates, *low, *high, *(part["mean_prediction"] for part in bins)])
+    axes.axline((1e-9, 1e-9), (1, 1), linestyle="--", color=GREY, linewidth=1, label="calibrated")
+    axes.errorbar(
+        [part["mean_prediction"] for part in seen],
+        rates,
+        np.clip([rates - low, high - rates], 0, None),
+        fmt="o",
+        color=BLUE,
+        markersize=4,
+        linewidth=1.2,
+        label="bins of equal weight",
+    )
+    empty = [part["mean_prediction"] for part in bins if part["mean_label"] <= 0]
+    if empty:
+        floor = [limits[0] * 1.1] * len(empty)
+        axes.plot(empty, floor, "v", color=ORANGE, mfc="white", label="no positives", clip_on=False)
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set(ylabel="observed rate", ylim=limits)
+    _percent_axis(axes.yaxis, limits)
+    axes.legend(loc="upper left")
+
+
+def draw_roc(task: str, values: Mapping[str, Any]) -> bytes:
+    """Returns the PNG of the ROC curve of a task of `evaluation.json`."""
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(f"{report_text.task_title(task)}: ROC")
+        x, y = _points(values.get("roc") or {}, "false_positive_rate", "true_positive_rate")
+        if not len(x):
+            return _nothing(figure)
+        axes.plot(x, y, color=BLUE, label=f"AUC {_value_with_bounds(values, 'auc')}")
+        axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="random order")
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.legend(loc="lower right")
+        return _png(figure)
+
+
+def draw_precision_recall(task: str, values: Mapping[str, Any]) -> bytes:
+    """Returns the PNG of precision against recall; the base rate is the last precision."""
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure.suptitle(f"{report_text.task_title(task)}: precision and recall", fontsize=10)
+        axes = figure.subplots()
+        x, y = _points(values.get("precision_recall") or {}, "recall", "precision")
+        if not len(x):
+            return _nothing(figure)
+        label = f"AP {_value_with_bounds(values, 'average_precision')}"
+        axes.plot(x, y, color=BLUE, label=label)
+        label = f"base rate {report_text.percent(float(y[-1]))}"
+        axes.axhline(y[-1], linestyle="--", color=GREY, linewidth=1, label=label)
+        limits = _log_limits(y)
+        axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01))
+        axes.set(yscale="log", ylim=limits)
+        _percent_axis(axes.yaxis, limits)
+        _legend_above(axes)
+        return _png(figure)
+
+
+def draw_histogram(score: str, histogram: Mapping[str, Any]) -> bytes:
+    """Returns the PNG of how a score is spread among clicked and among unclicked impressions."""
+    title = report_text.SCORE_TITLES.get(score, score)
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(f"{title} of clicked and unclicked impressions")
+        for side, color in (("unclicked", GREY), ("clicked", ORANGE)):
+            edges, heights = _trimmed(histogram, (side,))
+            if len(heights):
+                density = heights / heights.sum() / np.diff(edges)
+                axes.stairs(density, edges, fill=True, color=color, alpha=0.25)
+                axes.stairs(density, edges, color=color, label=side, linewidth=1.4)
+        if not axes.get_legend_handles_labels()[1]:
+            return _nothing(figure)
+        _logit_axis(axes)
+        axes.set(xlabel=f"{title}, on the logit scale", ylabel="density")
+        axes.legend(loc="best")
+        return _png(figure)
+
+
+def draw_slices(title: str, dots: Sequence[Dot], *, overall: float | None, name: str) -> bytes:
+    """Returns the PNG of the metric `name` by the value of a field; a dash where it is undefined.
+
+    The `dots` go from top to bottom. The line is the metric on all impressions, `overall`.
+    """
+    with matplotlib.style.context(_STYLE):
+        height = 1.4 + 0.19 * max(len(dots), 3)
+        figure = Figure(figsize=(4.6, height), layout="constrained")
+        figure.suptitle(plain(title, 52), fontsize=10)
+        axes = figure.subplots()
+        if all(dot.value is None for dot in dots):
+            return _nothing(figure)
+        for place, dot in enumerate(dots):
+            if dot.value is not None:
+                low, high = dot.interval or (dot.value, dot.value)
+                axes.plot([low, high], [place, place], color=BLUE, linewidth=1.2)
+                axes.plot(dot.value, place, "o", color=BLUE, markersize=4)
+        if name == "calibration":
+            axes.axvline(1, color=ORANGE, linewidth=1, label="calibrated")
+        if overall is not None:
+            axes.axvline(overall, linestyle="--", color=GREY, linewidth=1, label="all impressions")
+        _legend_above(axes)
+        axes.set_yticks(range(len(dots)), _tick_labels(dots))
+        axes.set_ylim(len(dots) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(report_text.METRIC_TITLES[name])
+        return _png(figure)
+
+
+def _tick_labels(dots: Sequence[Dot]) -> list[str]:
+    """Returns what the font can show of labels; a shortened one names its row of the table."""
+    labels = []
+    for row, dot in enumerate(dots, start=1):
+        label = plain(dot.label, _LABEL_LENGTH)
+        if label != dot.label or not label.strip():
+            label = f"{label} (row {row})"
+        labels.append(label if dot.value is not None else f"{label}  {report_text.DASH}")
+    return labels
+
+
+def plain(text: str, length: int) -> str:
+    r"""Returns one line of at most `length` characters, all of which the font of the plots has.
+
+    >>> plain("a\nb", 10), plain("0123456789", 6)
+    ('a�b', '01234…')
+    """
+    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    shown = "".join(
+        c if c.isprintable() and ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+
+
+def _trimmed(
+    histogram: Mapping[str, Any], sides: Sequence[str], *, tail: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns logit edges and heights, summed over the sides, without a share at either end."""
+    edges = np.array(histogram.get("logit_edges") or [], float)
+    heights = np.zeros(max(len(edges) - 1, 0))
+    for side in sides:
+        heights += np.nan_to_num(np.array(histogram.get(side) or heights * 0, float))
+    below, above = np.cumsum(heights), np.cumsum(heights[::-1])[::-1]
+    inside = np.flatnonzero(np.minimum(below, above) > tail * heights.sum())
+    if not len(inside):
+        return np.zeros(0), np.zeros(0)
+    return edges[inside[0] : inside[-1] + 2], heights[inside[0] : inside[-1] + 1]
+
+
+def _points(curve: Mapping[str, Any], x: str, y: str) -> np.ndarray:
+    """Returns the points of a curve where both are numbers, `[2, points]`."""
+    points = np.array([curve.get(x) or [], curve.get(y) or []], float)
+    return points[:, np.isfinite(points).all(axis=0)]
+
+
+def _value_with_bounds(values: Mapping[str, Any], name: str) -> str:
+    value, interval = values.get(name), report_text.interval_of(values, name)
+    return f"{report_text.number(value, interval)} {report_text.bounds(value, interval)}".strip()
+
+
+def _log_limits(values: Sequence[float]) -> tuple[float, float]:
+    """Returns limits of a logarithmic axis, with room around the values, for probabilities."""
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    room = max((high / low) ** 0.06, 1.25)
+    return low / room, min(high * room, 1.1)
+
+
+def _percent_axis(axis: Axis, limits: tuple[float, float]) -> None:
+    """Labels a logarithmic axis in percent, with about as many ticks at any span."""
+    decades = math.log10(limits[1] / limits[0])
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 3 else subs))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.10g} %"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _logit_axis(axes: Axes) -> None:
+    """Labels an axis of logits with probabilities that stand apart from each other."""
+    low, high = axes.get_xlim()
+    places = {math.log(p / (1 - p)): p for p in _PROBABILITIES}
+    apart: list[float] = []
+    for place in sorted(places):
+        if low <= place <= high and (not apart or place - apart[-1] > (high - low) / 7):
+            apart.append(place)
+    axes.xaxis.set_major_locator(FixedLocator(apart))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda x, place: f"{100 * places[apart[place]]:.10g} %")
+    )
+
+
+def _legend_above(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2)
+
+
+def _nothing(figure: Figure) -> bytes:
+    """Returns the PNG of a figure that has its title and says that there is nothing to show."""
+    figure.set_size_inches(4.6, 1.4)
+    for axes in figure.axes:
+        axes.set_axis_off()
+    figure.text(0.5, 0.5, "nothing to show", ha="center", color=GREY)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    """Returns a PNG without the version of Matplotlib, so that equal figures are equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()

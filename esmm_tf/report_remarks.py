@@ -1,0 +1,131 @@
+"""What a reader of a report must know before any figure, and which differences are clear."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from esmm_tf.report_text import (
+    HIGHER,
+    LOWER,
+    METRICS,
+    ZERO,
+    Metric,
+    bounds,
+    count,
+    interval_of,
+    number,
+    percent,
+    task_title,
+)
+
+FEW_POSITIVES = 100
+
+# The others follow from these: regret from log loss, bias from calibration.
+_COMPARED = tuple(
+    metric
+    for metric in METRICS
+    if metric.name
+    in ("auc", "gauc", "average_precision", "log_loss", "normalized_entropy", "calibration")
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Remark:
+    """A sentence not to be missed; `kind` is `warning`, `worse`, `better`, `note`."""
+
+    kind: str
+    text: str
+
+
+def verdict(metric: Metric, change: Mapping[str, Any]) -> str:
+    """Returns what the interval of a difference tells of it.
+
+    `unclear` where the interval holds 0, else `better` or `worse`. A metric with its best value in
+    the middle has `changed` where part of the interval is nearer to that value than the baseline
+    and part is farther: a model that promised too much may now promise too little.
+    """
+    interval, baseline = change.get("interval"), change.get("baseline")
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return "unclear"
+    if metric.aim in (HIGHER, LOWER):
+        return "better" if (interval[0] > 0) == (metric.aim == HIGHER) else "worse"
+    if baseline is None:
+        return "changed"
+    nearer = {_miss(metric, baseline + bound) < _miss(metric, baseline) for bound in interval}
+    return "changed" if len(nearer) == 2 else "better" if nearer == {True} else "worse"
+
+
+def _miss(metric: Metric, value: float) -> float:
+    """Returns how far a value is from its best one; 2 and 0.5 are equally far from 1."""
+    if metric.aim == ZERO:
+        return abs(value)
+    return abs(math.log(value)) if value > 0 else math.inf
+
+
+def find(result: Mapping[str, Any]) -> list[Remark]:
+    """Returns what a reader must know before any figure, the gravest first."""
+    return [*_of_data(result), *_of_tasks(result["tasks"]), *_of_comparison(result)]
+
+
+def _of_data(result: Mapping[str, Any]) -> Iterator[Remark]:
+    if result["used_in_training"]:
+        yield Remark(
+            kind="warning",
+            text=f"These data were used in training ({', '.join(result['used_in_training'])}). The "
+            "figures are better than they will be on new data.",
+        )
+
+
+def _of_tasks(tasks: Mapping[str, Any]) -> Iterator[Remark]:
+    for task, values in tasks.items():
+        if values["impressions"] == 0:
+            yield Remark(kind="warning", text=f"{task_title(task)} has no impressions.")
+        elif values["positives"] is not None and values["positives"] < FEW_POSITIVES:
+            yield Remark(
+                kind="warning",
+                text=f"{task_title(task)} has only {count(values['positives'])} positives: its "
+                "figures say little.",
+            )
+        yield from _of_order(task, values)
+        ratio, interval = values.get("calibration"), interval_of(values, "calibration")
+        if ratio is not None and interval is not None and not interval[0] <= 1 <= interval[1]:
+            direction = "high" if ratio > 1 else "low"
+            yield Remark(
+                kind="warning",
+                text=f"{task_title(task)} predicts {percent(abs(ratio - 1))} too {direction} on "
+                f"average: calibration {number(ratio, interval)} {bounds(ratio, interval)}.",
+            )
+
+
+def _of_comparison(result: Mapping[str, Any]) -> Iterator[Remark]:
+    if "comparison" not in result:
+        return
+    by_verdict: dict[str, list[str]] = {"worse": [], "better": [], "changed": []}
+    for task, changes in result["comparison"]["tasks"].items():
+        verdicts = {m.title: verdict(m, changes[m.name]) for m in _COMPARED if m.name in changes}
+        for found, parts in by_verdict.items():
+            titles = ", ".join(title for title, judged in verdicts.items() if judged == found)
+            parts.extend([f"{task_title(task)} ({titles})"] if titles else [])
+    for kind in ("worse", "better"):
+        if by_verdict[kind]:
+            text = f"Clearly {kind} than the baseline: {', '.join(by_verdict[kind])}."
+            yield Remark(kind=kind, text=text)
+    if by_verdict["changed"]:
+        text = (
+            f"Clearly not as the baseline, for better or worse: {', '.join(by_verdict['changed'])}."
+        )
+        yield Remark(kind="note", text=text)
+    if not any(by_verdict.values()):
+        titles = ", ".join(metric.title for metric in _COMPARED)
+        yield Remark(kind="note", text=f"No clear difference from the baseline in {titles}.")
+
+
+def _of_order(task: str, values: Mapping[str, Any]) -> Iterator[Remark]:
+    area, interval = values.get("auc"), interval_of(values, "auc")
+    if interval is not None and interval[0] <= 0.5:
+        yield Remark(
+            kind="warning",
+            text=f"{task_title(task)} may rank no better than a coin: AUC {number(area, interval)} "
+            f"{bounds(area, interval)}.",
+        )

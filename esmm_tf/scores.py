@@ -1,0 +1,218 @@
+"""Scores and labels of impressions: what every exact metric is taken from."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from esmm_tf import input_fn, intervals, keys
+from esmm_tf.config import InputConfig
+from esmm_tf.errors import UserError
+from esmm_tf.model import build_scorer
+from esmm_tf.schema import Schema
+from esmm_tf.slicing import SliceReader, Slices
+
+_LOGITS = (keys.CTR_LOGITS, keys.CVR_LOGITS)
+_LABELS = (keys.CLICK, keys.CONVERSION)
+_ORACLE = (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores and labels of impressions, arrays `[impressions]`: 10 bytes each, and the optional.
+
+    Args:
+      ctr_logits: float32.
+      cvr_logits: float32.
+      click: uint8, 0 or 1.
+      conversion: uint8, 1 where clicked and converted.
+      weight: float32; None stands for 1 each.
+      oracle: the true `oracle_pctr` and `oracle_pcvr`, float32, or nothing.
+      groups: int64, equal within a group; None where the schema has no group key.
+      slices: by the name of a field, the value of each impression.
+    """
+
+    ctr_logits: np.ndarray
+    cvr_logits: np.ndarray
+    click: np.ndarray
+    conversion: np.ndarray
+    weight: np.ndarray | None = None
+    oracle: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    groups: np.ndarray | None = None
+    slices: Mapping[str, Slices] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Returns the number of impressions."""
+        return len(self.click)
+
+    @functools.cached_property
+    def ctcvr_logits(self) -> np.ndarray:
+        """Returns the logits of pCTCVR = pCTR * pCVR (Eq. 2), float32, worked out in float64."""
+        return ctcvr_logits(self.ctr_logits, self.cvr_logits)
+
+    @functools.cached_property
+    def group_numbers(self) -> np.ndarray | None:
+        """Returns the groups as numbers from 0 on, int32, or None for no groups."""
+        return None if self.groups is None else intervals.numbered(self.groups)
+
+    @property
+    def num_groups(self) -> int | None:
+        """Returns how many groups there are, or None for no groups."""
+        numbers = self.group_numbers
+        return None if numbers is None else int(numbers.max(initial=-1)) + 1
+
+    def take(self, rows: np.ndarray) -> "Scores":
+        """Returns some of the impressions, without their slices."""
+        return Scores(
+            ctr_logits=self.ctr_logits[rows],
+            cvr_logits=self.cvr_logits[rows],
+            click=self.click[rows],
+            conversion=self.conversion[rows],
+            weight=None if self.weight is None else self.weight[rows],
+            oracle={name: truth[rows] for name, truth in self.oracle.items()},
+            groups=None if self.groups is None else self.groups[rows],
+        )
+
+    def with_logits(self, ctr_logits: np.ndarray, cvr_logits: np.ndarray) -> "Scores":
+        """Returns the same impressions as another model scores them."""
+        return dataclasses.replace(self, ctr_logits=ctr_logits, cvr_logits=cvr_logits)
+
+    def data_hash(self) -> str:
+        """Returns a hash of labels and weights in their order: equal on the same impressions."""
+        digest = hashlib.sha256()
+        for array in (self.click, self.conversion, self.weight):
+            digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def ctcvr_logits(ctr_logits: np.ndarray, cvr_logits: np.ndarray) -> np.ndarray:
+    """Returns the logits of `sigmoid(ctr_logits) * sigmoid(cvr_logits)`, float32 `[n]`.
+
+    Half of a half has odds of 1 to 3.
+
+    >>> f"{ctcvr_logits(np.zeros(1), np.zeros(1))[0]:.4f} is {np.log(1 / 3):.4f}"
+    '-1.0986 is -1.0986'
+    """
+    result = np.empty(len(ctr_logits), np.float32)
+    for part in _chunks(len(result)):
+        log_p = -np.logaddexp(0, -ctr_logits[part], dtype=np.float64)
+        log_p -= np.logaddexp(0, -cvr_logits[part], dtype=np.float64)
+        # Where both round to one, log(1 - p) is the log of the two small chances of a no.
+        log_not_p = np.where(
+            log_p < -1e-9,
+            np.log(-np.expm1(np.minimum(log_p, -1e-300))),
+            np.logaddexp(-ctr_logits[part], -cvr_logits[part], dtype=np.float64),
+        )
+        result[part] = log_p - log_not_p
+    return result
+
+
+def collect_scores(
+    model: Any,
+    schema: Schema,
+    source: input_fn.Source,
+    config: InputConfig,
+    *,
+    slices: Sequence[str] = (),
+) -> Scores:
+    """Returns scores and labels of every impression, in the order of the files.
+
+    Groups are told apart by their key, strings by its 64-bit FarmHash: of 10 million, the chance
+    that any two are taken for one is 3e-6. Where the records hold a share of the unclicked
+    impressions only, each of these weighs as many as it stands for.
+
+    Args:
+      model: whose outputs are those of `model.EntireSpaceOutputs`.
+      schema: of the records.
+      source: to read.
+      config: how.
+      slices: features or carried keys whose values are kept.
+
+    Raises:
+      UserError: if a slice is not known, a logit is not finite, or the records are not as many as
+        the manifest says.
+    """
+    readers = [SliceReader(schema, name) for name in dict.fromkeys(slices)]
+    dataset = input_fn.build_dataset(source, schema, config, carry=True)
+    scorer = build_scorer(model, dataset.element_spec["features"])
+    columns: dict[str, np.ndarray] = {}
+    end = 0
+    for batch in input_fn.show_progress(dataset, source):
+        row = _row(scorer(batch["features"]), batch, schema)
+        if source.negative_keep_rate < 1:
+            _weigh_sampled(row, source.negative_keep_rate)
+        row |= {f"slice {reader.name}": reader.read(batch) for reader in readers}
+        start, end = end, end + len(row[keys.CLICK])
+        for name, values in row.items():
+            if name not in columns:
+                columns[name] = np.empty(source.impressions, values.dtype)
+            if end <= source.impressions:
+                columns[name][start:end] = values
+    if end != source.impressions:
+        raise UserError(
+            f"The records hold {end:,} impressions and their manifest says {source.impressions:,}. "
+            "Write the data set again."
+        )
+    return Scores(
+        **{name: columns[name] for name in (*_LOGITS, *_LABELS)},
+        weight=columns.get(keys.EXAMPLE_WEIGHT),
+        oracle={name: columns[name] for name in _ORACLE if name in columns},
+        groups=columns.get("group"),
+        slices={
+            reader.name: Slices(codes=columns[f"slice {reader.name}"], values=reader.values)
+            for reader in readers
+        },
+    )
+
+
+def _row(
+    outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any], schema: Schema
+) -> dict[str, np.ndarray]:
+    """Returns what is kept of a batch, by name."""
+    row = {name: _finite(name, outputs[name].numpy()) for name in _LOGITS}
+    row |= {name: batch["labels"][name].numpy().astype(np.uint8) for name in _LABELS}
+    row |= {name: values.numpy() for name, values in batch.get("oracle", {}).items()}
+    if keys.EXAMPLE_WEIGHT in batch:
+        row[keys.EXAMPLE_WEIGHT] = batch[keys.EXAMPLE_WEIGHT].numpy()
+    if schema.group_key:
+        row["group"] = _group_ids(batch["carry"][schema.group_key]).numpy()
+    return row
+
+
+def _finite(name: str, logits: np.ndarray) -> np.ndarray:
+    """Returns the logits of a batch.
+
+    Raises:
+      UserError: if one is not finite.
+    """
+    wrong = logits[~np.isfinite(logits)]
+    if len(wrong):
+        raise UserError(
+            f"{name!r} of the model must be finite to be measured, and {len(wrong):,} of "
+            f"{len(logits):,} in a batch are not (such as {wrong[0]}). Its training has diverged: "
+            "train it again with a lower --learning_rate, or with a scaling of numeric features."
+        )
+    return logits
+
+
+def _weigh_sampled(row: dict[str, np.ndarray], negative_keep_rate: float) -> None:
+    """Lets each unclicked impression that was kept stand for those that were not."""
+    factor = np.where(row[keys.CLICK] | row[keys.CONVERSION], 1, 1 / negative_keep_rate)
+    weight = row.get(keys.EXAMPLE_WEIGHT, np.float32(1))
+    row[keys.EXAMPLE_WEIGHT] = (weight * factor).astype(np.float32)
+
+
+def _group_ids(group_keys: tf.Tensor) -> tf.Tensor:
+    """Returns int64 ids of groups, `[impressions]`."""
+    if group_keys.dtype == tf.string:
+        return tf.bitcast(tf.fingerprint(group_keys), tf.int64)
+    return tf.cast(group_keys, tf.int64)
+
+
+def _chunks(size: int, step: int = 1 << 20) -> list[slice]:
+    """Returns slices that cover `size` rows, so that temporary arrays stay small."""
+    return [slice(start, start + step) for start in range(0, size, step)]

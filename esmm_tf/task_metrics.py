@@ -1,0 +1,176 @@
+"""One task measured over the impressions of its space: every metric with its influences."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from esmm_tf import exact_metrics, intervals
+from esmm_tf.exact_metrics import Measured
+from esmm_tf.intervals import DIFFERENCE, RATIO, SHARE, Estimate
+from esmm_tf.ranking import Ranking
+
+NUM_BINS = 20
+MIN_CLUSTERS = 10
+
+_KINDS = {
+    "auc": SHARE,
+    "gauc": SHARE,
+    "average_precision": SHARE,
+    "log_loss": RATIO,
+    "normalized_entropy": RATIO,
+    "calibration": RATIO,
+    "expected_calibration_error": RATIO,
+    "bias": DIFFERENCE,
+    "oracle_auc": SHARE,
+    "oracle_log_loss": RATIO,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Space:
+    """The impressions that a task is measured over, arrays `[n]`.
+
+    Args:
+      logits: of the predicted probability, float32.
+      positives: weight as a positive, float64, or uint8 where every weight is 1.
+      negatives: weight as a negative, the same.
+      num_positives: positives without their weights.
+      groups: numbers of groups from 0 on, or None for no groups.
+      has_gauc: whether GAUC is asked for: labels are 0 or 1.
+      truth: the true probability, where it is known.
+    """
+
+    logits: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
+    num_positives: float
+    groups: np.ndarray | None = None
+    has_gauc: bool = True
+    truth: np.ndarray | None = None
+
+    @functools.cached_property
+    def ranking(self) -> Ranking:
+        """Returns the rows in the order of their logits."""
+        return Ranking(self.logits, self.positives, self.negatives)
+
+    @functools.cached_property
+    def probability(self) -> np.ndarray:
+        """Returns the predictions, float64."""
+        return exact_metrics.sigmoid(self.logits)
+
+    @functools.cached_property
+    def bins(self) -> np.ndarray:
+        """Returns the reliability bin of each row."""
+        return exact_metrics.equal_mass_bins(self.ranking, NUM_BINS)
+
+    @functools.cached_property
+    def clusters(self) -> intervals.Clusters:
+        """Returns what counts as one draw: the groups, or else the rows."""
+        rows = np.arange(len(self.logits)) if self.groups is None else self.groups
+        return intervals.clusters_of(rows)
+
+    @functools.cached_property
+    def has_intervals(self) -> bool:
+        """Returns whether at least 10 clusters hold positives, and 10 negatives."""
+        sides = (self.positives, self.negatives)
+        return all(np.count_nonzero(self.clusters.sum(s)) >= MIN_CLUSTERS for s in sides)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The metrics of a space, and its counts."""
+
+    estimates: Mapping[str, Estimate]
+    counts: Mapping[str, float]
+
+
+def measure(space: Space) -> Measurement:
+    """Returns every metric of a space; what is not defined is NaN."""
+    estimates = _of_order(space) | _of_probability(space)
+    counts: dict[str, float] = {
+        "impressions": len(space.logits),
+        "positives": space.num_positives,
+    }
+    if space.groups is not None and space.has_gauc:
+        value, influence, counted, skipped = exact_metrics.grouped_auc(space.ranking, space.groups)
+        by_cluster = space.clusters.of_groups(influence)
+        estimates["gauc"] = _estimate(space, "gauc", value, by_cluster)
+        counts |= {"gauc_groups": counted, "gauc_groups_skipped": skipped}
+    if space.truth is not None:
+        estimates |= _of_truth(space, space.truth, estimates)
+    return Measurement(estimates=estimates, counts=counts)
+
+
+def _of_order(space: Space) -> dict[str, Estimate]:
+    return {
+        "auc": _by_cluster(space, "auc", exact_metrics.auc(space.ranking)),
+        "average_precision": _by_cluster(
+            space, "average_precision", exact_metrics.average_precision(space.ranking)
+        ),
+    }
+
+
+def _of_probability(space: Space) -> dict[str, Estimate]:
+    sides = (space.positives, space.negatives)
+    loss = exact_metrics.log_loss(exact_metrics.losses(space.logits), *sides)
+    estimates = {
+        "log_loss": _by_cluster(space, "log_loss", loss),
+        "normalized_entropy": _by_cluster(
+            space, "normalized_entropy", exact_metrics.normalized_entropy(loss, *sides)
+        ),
+    }
+    del loss
+    ratio = exact_metrics.calibration(space.probability, *sides)
+    estimates["calibration"] = _by_cluster(space, "calibration", ratio)
+    error = exact_metrics.expected_calibration_error(space.probability, *sides, bins=space.bins)
+    estimates["expected_calibration_error"] = _by_cluster(
+        space, "expected_calibration_error", error
+    )
+    return estimates
+
+
+def _of_truth(
+    space: Space, truth: np.ndarray, estimates: Mapping[str, Estimate]
+) -> dict[str, Estimate]:
+    """Returns what can be said where the true probability of each row is known."""
+    sides = (space.positives, space.negatives)
+    weight = space.positives + space.negatives
+    best = _by_cluster(space, "oracle_auc", exact_metrics.auc(Ranking(truth, *sides)))
+    best_loss = _by_cluster(
+        space,
+        "oracle_log_loss",
+        exact_metrics.log_loss(exact_metrics.losses_of_probability(truth), *sides),
+    )
+    bias = exact_metrics.bias(space.probability, weight * truth, weight * (1 - truth))
+    return {
+        "oracle_auc": best,
+        "way_to_oracle": _way(estimates["auc"], best),
+        "oracle_log_loss": best_loss,
+        "regret": estimates["log_loss"].minus(best_loss),
+        "bias": _by_cluster(space, "bias", bias),
+    }
+
+
+def _way(auc: Estimate, best: Estimate) -> Estimate:
+    """Returns how far of the way from 0.5 to the best AUC another one comes."""
+    whole = best.value - 0.5
+    if whole == 0:
+        return Estimate(value=math.nan, influence=auc.influence, kind=DIFFERENCE)
+    way = (auc.value - 0.5) / whole
+    influence = (auc.influence - way * best.influence) / whole
+    return Estimate(value=way, influence=influence, kind=DIFFERENCE)
+
+
+def _by_cluster(space: Space, name: str, measured: Measured) -> Estimate:
+    value, influence = measured
+    return _estimate(space, name, value, space.clusters.sum(influence))
+
+
+def _estimate(space: Space, name: str, value: float, by_cluster: np.ndarray) -> Estimate:
+    """Returns an estimate; with too few positives or negatives its influences are not known."""
+    if not space.has_intervals:
+        by_cluster = np.full(len(by_cluster), math.nan)
+    return Estimate(value=value, influence=by_cluster, kind=_KINDS[name])

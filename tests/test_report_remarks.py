@@ -1,0 +1,142 @@
+"""What must be said of an evaluation before any figure."""
+
+import pytest
+from evaluation_results import build_result, without_numbers
+
+from esmm_tf import keys, report_remarks
+from esmm_tf.report_remarks import Remark
+from esmm_tf.report_text import METRICS
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline", "difference", "expected"),
+    [
+        ("auc", 0.6, 0.1, "better"),
+        ("auc", 0.6, -0.1, "worse"),
+        ("log_loss", 0.6, 0.1, "worse"),
+        ("log_loss", 0.6, -0.1, "better"),
+        ("calibration", 0.8, 0.1, "better"),
+        ("calibration", 1.0, 0.1, "worse"),
+        ("calibration", 2.0, -1.45, "better"),
+        ("calibration", 2.0, -1.5, "changed"),
+        ("calibration", 2.0, -1.55, "worse"),
+        ("bias", -0.2, 0.1, "better"),
+        ("bias", 0.1, 0.1, "worse"),
+        ("bias", 0.1, -0.2, "changed"),
+        ("bias", None, 0.1, "changed"),
+    ],
+)
+def test_a_difference_is_judged_by_where_the_best_value_lies(name, baseline, difference, expected):
+    interval = [difference - 0.01, difference + 0.01]
+    change = {"baseline": baseline, "difference": difference, "interval": interval}
+
+    assert report_remarks.verdict(BY_NAME[name], change) == expected
+
+
+@pytest.mark.parametrize("interval", [None, [-0.01, 0.21], [0.0, 0.2]])
+def test_a_difference_that_may_be_0_is_unclear(interval):
+    change = {"baseline": 0.6, "difference": 0.1, "interval": interval}
+
+    assert report_remarks.verdict(BY_NAME["auc"], change) == "unclear"
+
+
+def calibrated(**changes):
+    """Returns an evaluation whose calibration may be 1 everywhere."""
+    result = build_result(**changes)
+    for task in result["tasks"].values():
+        task |= {"calibration": 1.0}
+        task["intervals"]["calibration"] = [0.9, 1.1]
+    return result
+
+
+def test_nothing_is_remarked_on_good_data_and_a_calibrated_model():
+    assert report_remarks.find(calibrated()) == []
+
+
+def test_data_used_in_training_are_warned_of_first():
+    result = calibrated(used_in_training=["training", "early stopping"], compared=True)
+
+    first = report_remarks.find(result)[0]
+
+    assert first == Remark(
+        kind="warning",
+        text="These data were used in training (training, early stopping). The figures are better "
+        "than they will be on new data.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "interval", "text"),
+    [
+        (
+            1.25,
+            [1.1, 1.4],
+            "CTR predicts 25 % too high on average: calibration 1.250 [1.100, 1.400].",
+        ),
+        (
+            0.75,
+            [0.6, 0.9],
+            "CTR predicts 25 % too low on average: calibration 0.750 [0.600, 0.900].",
+        ),
+    ],
+)
+def test_a_model_that_promises_too_much_or_too_little_is_warned_of(ratio, interval, text):
+    result = calibrated()
+    result["tasks"][keys.CTR]["calibration"] = ratio
+    result["tasks"][keys.CTR]["intervals"]["calibration"] = interval
+
+    assert report_remarks.find(result) == [Remark(kind="warning", text=text)]
+
+
+@pytest.mark.parametrize(("positives", "is_few"), [(99, True), (100, False)])
+def test_few_positives_are_warned_of(positives, is_few):
+    result = calibrated()
+    result["tasks"][keys.CTCVR]["positives"] = positives
+    text = f"CTCVR has only {positives} positives: its figures say little."
+
+    assert (Remark(kind="warning", text=text) in report_remarks.find(result)) == is_few
+
+
+def test_a_comparison_names_losses_before_gains():
+    remarks = report_remarks.find(calibrated(compared=True))
+
+    assert [(remark.kind, remark.text) for remark in remarks] == [
+        ("worse", "Clearly worse than the baseline: CTR (Log loss)."),
+        (
+            "better",
+            "Clearly better than the baseline: CTR (AUC, Calibration), CTCVR (Log loss).",
+        ),
+    ]
+
+
+def test_a_calibration_on_the_other_side_of_1_is_neither_a_gain_nor_a_loss():
+    result = calibrated(compared=True)
+    change = {"baseline": 1.65, "difference": -1.0, "interval": [-1.17, -0.84], "p_value": 0.0}
+    result["comparison"]["tasks"] = {keys.CTR: {"calibration": change}}
+
+    text = "Clearly not as the baseline, for better or worse: CTR (Calibration)."
+    assert report_remarks.find(result) == [Remark(kind="note", text=text)]
+
+
+def test_a_comparison_without_a_clear_difference_says_so():
+    result = without_numbers(build_result(compared=True))
+
+    assert report_remarks.find(result) == [
+        Remark(
+            kind="note",
+            text="No clear difference from the baseline in AUC, GAUC, Average precision, Log loss, "
+            "Normalized entropy, Calibration.",
+        )
+    ]
+
+
+@pytest.mark.parametrize(("low", "is_coin"), [(0.45, True), (0.5, True), (0.51, False)])
+def test_an_order_that_may_be_chance_is_warned_of(low, is_coin):
+    result = calibrated()
+    result["tasks"][keys.CTR]["auc"] = 0.6
+    result["tasks"][keys.CTR]["intervals"]["auc"] = [low, 0.7]
+    text = f"CTR may rank no better than a coin: AUC 0.600 [{low:.3f}, 0.700]."
+
+    assert (Remark(kind="warning", text=text) in report_remarks.find(result)) == is_coin
