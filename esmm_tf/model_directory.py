@@ -2,28 +2,33 @@
 
 ```
 model_dir/
-  config.json      the resolved settings
-  history.json     the metrics of each epoch
-  schema.toml      the schema, with its vocabularies beside it
-  checkpoints/     model, optimizer and progress after each epoch, for resuming
-  weights/         the model that later commands read
-  tensorboard/     curves of train and validation
+  config.json       the resolved settings
+  history.json      the metrics of each epoch
+  calibration.json  maps fitted after training, which later commands apply; not there without
+  schema.toml       the schema, with its vocabularies beside it
+  checkpoints/      model, optimizer and progress after each epoch, for resuming
+  weights/          the model that later commands read
+  tensorboard/      curves of train and validation
 ```
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from esmm_tf import json_file, keys, schema_file
+from esmm_tf.calibrated_model import build_calibrated
+from esmm_tf.calibration import Calibration, CalibrationMap
 from esmm_tf.columns import VocabularyColumn
 from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.methods import esmm
-from esmm_tf.model import EntireSpaceModel
 from esmm_tf.schema import Schema
 
 FORMAT_VERSION = 1
@@ -34,21 +39,31 @@ TENSORBOARD = "tensorboard"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that a run was started with."""
+    """Everything that a run was started with.
+
+    `negative_keep_rate` is that of the records it was trained on, for which the model is corrected.
+    """
 
     train: TrainConfig
     model: ModelConfig
     optimizer: OptimizerConfig
     input: InputConfig
+    negative_keep_rate: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """A model with its trained weights, and what it was trained with."""
+    """A model with its trained weights, and what it was trained with.
 
-    model: EntireSpaceModel
+    `weights` tells them from others; `calibration` holds the maps that the model applies, by the
+    probability that each corrects.
+    """
+
+    model: Any
     schema: Schema
     settings: Settings
+    weights: str
+    calibration: Mapping[str, CalibrationMap] = dataclasses.field(default_factory=dict)
 
 
 def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
@@ -108,6 +123,7 @@ def load_settings(model_dir: str) -> Settings:
         model=ModelConfig(**model),
         optimizer=OptimizerConfig(**tree["optimizer"]),
         input=InputConfig(**tree["input"]),
+        negative_keep_rate=tree.get("negative_keep_rate", 1.0),
     )
 
 
@@ -116,7 +132,8 @@ def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
         parts = dataclasses.asdict(settings)
         for free in ("epochs", "model_dir"):
             del parts["train"][free]
-        return {f"--{k}": v for part in parts.values() for k, v in part.items()}
+        rate = {"negative_keep_rate": parts.pop("negative_keep_rate")}
+        return {f"--{k}": v for part in (*parts.values(), rate) for k, v in part.items()}
 
     before, after = comparable(old), comparable(new)
     changed = [
@@ -153,11 +170,15 @@ def _with_vocabularies(schema: Schema) -> Schema:
     return dataclasses.replace(schema, features=tuple(features))
 
 
-def load_model(model_dir: str) -> TrainedModel:
-    """Returns the trained model of a directory.
+def load_model(model_dir: str, *, calibrated: bool = True) -> TrainedModel:
+    """Returns the trained model of a directory, corrected for down-sampled training records.
+
+    Args:
+      model_dir: a model directory.
+      calibrated: whether the model applies the maps of `calibration.json`, if there are any.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no model, or the maps were fitted for other weights than it has.
     """
     settings = load_settings(model_dir)
     schema = schema_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
@@ -167,6 +188,65 @@ def load_model(model_dir: str) -> TrainedModel:
             f"{model_dir!r} has no trained weights yet. Run the training command again: it "
             "resumes where it stopped."
         )
+    weights = _identity(path)
+    maps = _load_maps(model_dir, weights) if calibrated else {}
     model = esmm.build_esmm(schema, settings.model, seed=settings.train.seed)
     tf.train.Checkpoint(model=model).restore(path).expect_partial()
-    return TrainedModel(model=model, schema=schema, settings=settings)
+    return TrainedModel(
+        model=build_calibrated(model, maps, negative_keep_rate=settings.negative_keep_rate),
+        schema=schema,
+        settings=settings,
+        weights=weights,
+        calibration=maps,
+    )
+
+
+def _identity(checkpoint: str) -> str:
+    """Returns a name that no other weights have: an index holds the checksum of every tensor."""
+    with open(f"{checkpoint}.index", "rb") as file:
+        return f"{os.path.basename(checkpoint)}:{hashlib.sha256(file.read()).hexdigest()[:16]}"
+
+
+def _load_maps(model_dir: str, weights: str) -> Mapping[str, CalibrationMap]:
+    found = load_calibration(model_dir)
+    if found is None:
+        return {}
+    if found.weights != weights:
+        raise UserError(
+            f"The calibration in {model_dir!r} was fitted for the weights {found.weights}, and "
+            f"training has gone on since: they are {weights}. Run python -m esmm_tf.calibrate "
+            "again, or with --calibration=none to do without."
+        )
+    return found.maps
+
+
+def save_calibration(calibration: Calibration, model_dir: str) -> str:
+    """Writes `calibration.json` and returns its path."""
+    path = os.path.join(model_dir, keys.CALIBRATION_FILE)
+    json_file.write_json(calibration.to_json(), path)
+    return path
+
+
+def load_calibration(model_dir: str) -> Calibration | None:
+    """Returns the calibration of a directory, if there is one.
+
+    Raises:
+      UserError: if the file is damaged or of another format.
+    """
+    path = os.path.join(model_dir, keys.CALIBRATION_FILE)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Calibration.from_json(json.load(file))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error!r}. Run python -m esmm_tf.calibrate again, or with "
+            "--calibration=none to do without."
+        ) from None
+
+
+def remove_calibration(model_dir: str) -> None:
+    """Removes `calibration.json`, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(os.path.join(model_dir, keys.CALIBRATION_FILE))

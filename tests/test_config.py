@@ -13,6 +13,8 @@ CONFIGS = [item for item in vars(config).values() if dataclasses.is_dataclass(it
 def build(cls, **settings):
     """Returns settings whose required fields are texts."""
     required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+    if cls is config.CalibrateConfig:
+        required.append("files")  # left out only where a calibration is removed
     return cls(**{**dict.fromkeys(required, "text"), **settings})
 
 
@@ -74,6 +76,16 @@ def test_a_loss_weight_of_zero_and_a_tower_without_hidden_layers_are_allowed():
         (config.OptimizerConfig, {"epsilon": 0.0}, "--epsilon is 0.0. Give a number above 0."),
         (config.OptimizerConfig, {"beta_1": 1.0}, r"--beta_1 is 1.0. Give a number in \[0, 1\)."),
         (config.OptimizerConfig, {"beta_2": -0.1}, r"--beta_2 is -0.1. Give a number in \[0, 1\)."),
+        (
+            config.GuardConfig,
+            {"on_shared_data": "no"},
+            "--on_shared_data is 'no'. Use one of 'off'",
+        ),
+        (config.GuardConfig, {"collapsed_std": -1.0}, "--collapsed_std is -1.0. Give 0 or more."),
+        (config.GuardConfig, {"leak_impressions": -1}, "--leak_impressions is -1. Give 0 or more."),
+        (config.GuardConfig, {"leak_auc": 0.4}, "--leak_auc is 0.4. Give a number from 0.5 to 1."),
+        (config.GuardConfig, {"calibration_band": 1.0}, "--calibration_band is 1.0. Give a number"),
+        (config.EvaluateConfig, {"on_used_data": "x"}, "--on_used_data is 'x'. Use one of 'off',"),
         (config.ScoreConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),
         (config.ExportConfig, {"version": -1}, "--version is -1. Give 0 or more."),
         (config.InputConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),

@@ -1,0 +1,40 @@
+"""`python -m esmm_tf.calibrate`: fits a trained model's probabilities to records it never saw."""
+
+import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_tf import calibration_report, flags, input_fn, keys, model_directory
+from esmm_tf.calibration import Calibration, describe
+from esmm_tf.config import CalibrateConfig
+from esmm_tf.scores import collect_scores
+
+
+def main(config: CalibrateConfig) -> None:
+    """Fits calibration maps for pCTR and pCVR, which later commands apply."""
+    trained = model_directory.load_model(config.model_dir, calibrated=False)
+    if config.calibration == keys.NO_CALIBRATION:
+        model_directory.remove_calibration(config.model_dir)
+        print(f"{config.model_dir} has no calibration now")
+        return
+    source = input_fn.find_source(config.files, split=config.split)
+    input_fn.check_schema(source, trained.schema)
+    scores = collect_scores(trained.model, trained.schema, source, config.input_config())
+    maps = calibration_report.fit_maps(scores, config.calibration)
+    report = calibration_report.build_report(scores, maps, config.calibration)
+    path = model_directory.save_calibration(
+        Calibration(
+            maps=maps,
+            weights=trained.weights,
+            files=source.files,
+            counts=calibration_report.count(scores),
+            report=report,
+        ),
+        config.model_dir,
+    )
+    print(calibration_report.format_table(report))
+    for name, found in maps.items():
+        print(f"{name}: {describe(found)}")
+    print(calibration_report.EXPLANATION)
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    flags.run(main, CalibrateConfig)

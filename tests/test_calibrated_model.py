@@ -1,0 +1,116 @@
+"""Corrections inside the graph: the same as in NumPy, in predictions and in the export alike."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from esmm_tf import calibration, input_fn, prediction, saved_model, scores
+from esmm_tf.calibrated_model import CalibratedLogits, build_calibrated
+from esmm_tf.calibration import Isotonic, Platt, Temperature
+from esmm_tf.config import InputConfig
+
+MAPS = {
+    "platt": Platt(slope=0.8, offset=-0.5),
+    "temperature": Temperature(temperature=1.7),
+    "isotonic": Isotonic(knots=(-2.0, 0.0, 0.5), values=(-3.0, -0.25, 1.5)),
+}
+PCVR_MAP = Platt(slope=1.3, offset=0.7)
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+
+
+@pytest.fixture(scope="module")
+def source(scored_data):
+    return input_fn.find_source(str(scored_data), split="test")
+
+
+@pytest.fixture(scope="module")
+def raw(trained, source):
+    """Returns the scores of the model as it was trained."""
+    return scores.collect_scores(trained.model, trained.schema, source, InputConfig())
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_in_the_graph_is_the_one_in_numpy(name):
+    logits = np.concatenate([np.linspace(-30, 30, 401), [-2.0, 0.0, 0.5]]).astype(np.float32)
+
+    mapped = CalibratedLogits(MAPS[name], name="map")(tf.constant(logits))
+
+    np.testing.assert_allclose(
+        mapped.numpy(), calibration.apply(MAPS[name], logits), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_no_rows_are_mapped_to_none():
+    mapped = CalibratedLogits(MAPS["isotonic"], name="map")(tf.zeros([0]))
+
+    assert mapped.shape == [0]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_model_gives_mapped_probabilities_and_their_product(name, trained, source, raw):
+    maps = {"pctr": MAPS[name], "pcvr": PCVR_MAP}
+
+    model = build_calibrated(trained.model, maps, negative_keep_rate=0.1)
+
+    batches = prediction.predict(model, trained.schema, source, InputConfig(shuffle_buffer=0))
+    found = {key: np.concatenate(parts) for key, parts in _by_column(batches).items()}
+    pctr = sigmoid(calibration.apply(MAPS[name], raw.ctr_logits + math.log(0.1)))
+    pcvr = sigmoid(calibration.apply(PCVR_MAP, raw.cvr_logits))
+    np.testing.assert_allclose(found["pctr"], pctr, rtol=1e-4)
+    np.testing.assert_allclose(found["pcvr"], pcvr, rtol=1e-4)
+    np.testing.assert_allclose(found["pctcvr"], pctr * pcvr, rtol=1e-4)
+
+
+def _by_column(batches):
+    columns = {}
+    for batch in batches:
+        for name, values in batch.items():
+            columns.setdefault(name, []).append(values)
+    return columns
+
+
+def test_down_sampling_is_corrected_in_pctr_alone(trained, source, raw):
+    model = build_calibrated(trained.model, {}, negative_keep_rate=0.25)
+
+    found = scores.collect_scores(model, trained.schema, source, InputConfig())
+
+    # Kept with probability r, p becomes q = p / (p + r (1 - p)).
+    p, q = sigmoid(found.ctr_logits), sigmoid(raw.ctr_logits)
+    np.testing.assert_allclose(p / (p + 0.25 * (1 - p)), q, rtol=1e-5)
+    np.testing.assert_array_equal(found.cvr_logits, raw.cvr_logits)
+
+
+def test_without_a_correction_the_model_is_the_trained_one(trained):
+    assert build_calibrated(trained.model, {}) is trained.model
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_an_export_is_corrected_as_predictions_are(name, trained, tmp_path):
+    maps = {"pctr": MAPS[name], "pcvr": PCVR_MAP}
+    model = build_calibrated(trained.model, maps, negative_keep_rate=0.1)
+
+    path = saved_model.export(model, trained.schema, str(tmp_path))
+
+    raw_path = saved_model.export(trained.model, trained.schema, str(tmp_path))
+    example = tf.train.Example()
+    example.features.feature["item"].int64_list.value.append(7)
+    request = tf.constant([example.SerializeToString()])
+    served, plain = (
+        tf.saved_model.load(p).signatures["serving_default"](examples=request)
+        for p in (path, raw_path)
+    )
+    logits = {key: np.log(p) - np.log1p(-p) for key, p in _float64(plain).items()}
+    pctr = sigmoid(calibration.apply(MAPS[name], logits["pctr"] + math.log(0.1)))
+    pcvr = sigmoid(calibration.apply(PCVR_MAP, logits["pcvr"]))
+    np.testing.assert_allclose(served["pctr"], pctr, rtol=1e-4)
+    np.testing.assert_allclose(served["pcvr"], pcvr, rtol=1e-4)
+    np.testing.assert_allclose(served["pctcvr"], pctr * pcvr, rtol=1e-4)
+
+
+def _float64(outputs):
+    return {key: value.numpy().astype(np.float64) for key, value in outputs.items()}
