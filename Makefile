@@ -8,7 +8,7 @@ PYTEST := -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 .PHONY: help demo test test-fast test-io lint format expedia clean
 
 help:
-	@echo "make demo       simulated logs -> records -> training -> evaluation -> SavedModel"
+	@echo "make demo       simulated logs -> records -> training -> calibration -> evaluation -> SavedModel"
 	@echo "make test       all tests, with line coverage"
 	@echo "make test-fast  tests that start no processes"
 	@echo "make test-io    all tests but Spark's on TensorFlow 2.17 with tensorflow-io"
@@ -33,10 +33,12 @@ demo: $(VENV)/.installed
 	rm -rf demo
 	$(BIN)/python -m pipelines.synthetic --flagfile=flagfiles/demo_logs.flagfile
 	$(BIN)/python -m esmm_tf.train --flagfile=flagfiles/demo.flagfile
+	$(BIN)/python -m esmm_tf.calibrate --model_dir=demo/model --files=demo/logs
 	$(BIN)/python -m esmm_tf.predict --model_dir=demo/model --files=demo/logs --output=demo/predictions.csv
 	$(BIN)/python -m esmm_tf.export --model_dir=demo/model --export_dir=demo/export
-	$(BIN)/python -m esmm_tf.evaluate --model_dir=demo/model --files=demo/logs
+	$(BIN)/python -m esmm_tf.evaluate --model_dir=demo/model --files=demo/logs --slices=301 --report_dir=demo/report
 	@echo
+	@echo "Report:   demo/report/index.html"
 	@echo "Curves:   $(BIN)/tensorboard --logdir=demo/model/tensorboard"
 	@echo "Serving:  docker run -p 8501:8501 -v '$(CURDIR)/demo/export:/models/esmm' -e MODEL_NAME=esmm tensorflow/serving"
 

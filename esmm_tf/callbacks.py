@@ -1,7 +1,8 @@
-"""What a run shows while it trains: a progress bar, TensorBoard curves, an early alarm."""
+"""What a run shows while it trains: a progress bar and TensorBoard curves."""
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -9,7 +10,6 @@ import tf_keras
 from tqdm import tqdm
 
 from esmm_tf import progress
-from esmm_tf.errors import UserError
 
 SHOWN = ("loss", "ctr_auc", "cvr_auc_clicked", "ctcvr_auc")
 _STEPS_BETWEEN_POINTS = 20
@@ -91,17 +91,6 @@ def write_scalars(writer: tf.summary.SummaryWriter, logs: dict[str, Any], step: 
                 tf.summary.scalar(name, value, step=step)
 
 
-class StopOnNonFiniteLoss(tf_keras.callbacks.Callback):
-    """Ends a run whose loss is no number any more, rather than saving its weights."""
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Looks at the loss.
-
-        Raises:
-          UserError: if it is infinite or NaN.
-        """
-        if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"The loss is {logs['loss']} at step {int(self.model.optimizer.iterations)}. "
-                "Lower --learning_rate, or scale the numeric features; the last checkpoint is kept."
-            )
+def write_guards(writer: tf.summary.SummaryWriter, scalars: Mapping[str, float], step: int) -> None:
+    """Writes what guards look at as scalars, each under the name `guard/<name>`."""
+    write_scalars(writer, {f"guard/{name}": value for name, value in scalars.items()}, step)

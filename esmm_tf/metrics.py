@@ -15,6 +15,7 @@ from esmm_tf import keys
 
 _LOGIT_LIMIT = 24.0
 _NUM_BINS = 12288
+_RECENT_IMPRESSIONS = 10_000.0
 
 
 class _LogitMetric(tf_keras.metrics.Metric):
@@ -108,6 +109,32 @@ class StreamingCalibration(_LogitMetric):
         return self._predicted / self._labelled
 
 
+class RecentSpread(_LogitMetric):
+    """Standard deviation of the logits within a batch, over about the latest 10,000 impressions.
+
+    Within: from the mean of the own batch, so that a constant which moves from step to step has
+    none. The squares of earlier batches fade by 1/e in 10,000 impressions.
+    """
+
+    def __init__(self, name: str = "logits_std", **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self._squares = self.add_weight("squares", initializer="zeros")
+        self._degrees = self.add_weight("degrees", initializer="zeros")
+
+    def update_state(self, logits: tf.Tensor) -> None:
+        """Adds a batch, float `[impressions]`; one of a single impression tells nothing."""
+        logits = tf.cast(logits, tf.float64)
+        count = tf.cast(tf.size(logits), tf.float64)
+        kept = tf.exp(-count / _RECENT_IMPRESSIONS)
+        squares = tf.reduce_sum(tf.square(logits - tf.reduce_mean(logits)))
+        self._squares.assign(self._squares * kept + squares)
+        self._degrees.assign(self._degrees * kept + count - 1)
+
+    def result(self) -> tf.Tensor:
+        """Returns the standard deviation, float64 scalar; NaN before two impressions."""
+        return tf.sqrt(self._squares / self._degrees)
+
+
 class EntireSpaceMetrics:
     """The metrics of a run, each under a name that tells its space.
 
@@ -118,7 +145,11 @@ class EntireSpaceMetrics:
         mean = functools.partial(tf_keras.metrics.Mean, dtype=tf.float64)
         count = functools.partial(tf_keras.metrics.Sum, dtype=tf.float64)
         self._losses = {name: mean(name) for name in ("loss", "ctr_loss", "ctcvr_loss")}
-        self._counts = {name: count(name) for name in ("impressions", "clicks", "conversions")}
+        names = ("impressions", "clicks", "conversions", "unnested_labels", "non_finite_logits")
+        self._counts = {name: count(name) for name in names}
+        self._spreads = {
+            name: RecentSpread(f"{name}_std") for name in (keys.CTR_LOGITS, keys.CVR_LOGITS)
+        }
         self._tasks = {
             keys.CTR: _task_metrics("ctr_{}"),
             keys.CVR_CLICKED: _task_metrics("cvr_{}_clicked"),
@@ -126,9 +157,10 @@ class EntireSpaceMetrics:
         }
 
     def all(self) -> list[tf_keras.metrics.Metric]:
-        """Returns every metric: losses, counts, then those of each space."""
+        """Returns every metric: losses, counts, spreads, then those of each space."""
         tasks = [metric for group in self._tasks.values() for metric in group]
-        return [*self._losses.values(), *self._counts.values(), *tasks]
+        whole = (self._losses, self._counts, self._spreads)
+        return [*(metric for group in whole for metric in group.values()), *tasks]
 
     def update_losses(self, impressions: tf.Tensor, **values: tf.Tensor) -> None:
         """Adds the mean losses of a batch of so many impressions."""
@@ -141,7 +173,7 @@ class EntireSpaceMetrics:
         outputs: Mapping[str, tf.Tensor],
         sample_weight: tf.Tensor | None,
     ) -> None:
-        """Adds a batch to the metrics of every space and to the counts."""
+        """Adds a batch to the metrics of every space, to the counts and to the spreads."""
         click, conversion = labels[keys.CLICK], labels[keys.CONVERSION]
         weight = tf.ones_like(click) if sample_weight is None else sample_weight
         spaces = {
@@ -155,6 +187,12 @@ class EntireSpaceMetrics:
         self._counts["impressions"].update_state(tf.ones_like(click))
         self._counts["clicks"].update_state(click)
         self._counts["conversions"].update_state(conversion)
+        self._counts["unnested_labels"].update_state(conversion * (1 - click))
+        # An infinite logit of the right sign has no loss, and yet spoils the gradients.
+        is_finite = [tf.math.is_finite(outputs[name]) for name in self._spreads]
+        self._counts["non_finite_logits"].update_state(~tf.reduce_all(is_finite, axis=0))
+        for name, spread in self._spreads.items():
+            spread.update_state(outputs[name])
 
 
 def _task_metrics(name: str) -> list[tf_keras.metrics.Metric]:

@@ -2,7 +2,7 @@
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import flags, training
-from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config import GuardConfig, InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 
 if __name__ == "__main__":
-    flags.run(training.train, TrainConfig, ModelConfig, OptimizerConfig, InputConfig)
+    flags.run(training.train, TrainConfig, ModelConfig, OptimizerConfig, InputConfig, GuardConfig)

@@ -1,6 +1,8 @@
 """The trainer: composes data, model, optimizer and callbacks, and resumes what was interrupted."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import os
 from typing import Any
@@ -8,8 +10,18 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import callbacks, input_fn, keys, model_directory, schema_file
-from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf import (
+    callbacks,
+    data_guards,
+    guard_rails,
+    input_fn,
+    keys,
+    model_directory,
+    offending_batch,
+    schema_file,
+    training_data,
+)
+from esmm_tf.config import GuardConfig, InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.methods import esmm
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.optimizers import RowwiseAdam
@@ -21,6 +33,7 @@ def train(
     model_config: ModelConfig,
     optimizer_config: OptimizerConfig,
     input_config: InputConfig,
+    guard_config: GuardConfig,
 ) -> None:
     """Trains ESMM on TFRecords and leaves the model in --model_dir.
 
@@ -38,7 +51,11 @@ def train(
         validation = input_fn.find_source(train_config.validation_files, split=keys.VALIDATION)
         input_fn.check_schema(validation, schema)
     settings = model_directory.Settings(
-        train=train_config, model=model_config, optimizer=optimizer_config, input=input_config
+        train=train_config,
+        model=model_config,
+        optimizer=optimizer_config,
+        input=input_config,
+        negative_keep_rate=source.negative_keep_rate,
     )
     model_directory.save_settings(settings, schema, train_config.model_dir)
 
@@ -49,7 +66,10 @@ def train(
     optimizer = RowwiseAdam(**dataclasses.asdict(optimizer_config))
     model.compile(optimizer=optimizer, weighted_metrics=[])  # else Keras warns of sample weights
     model.optimizer.build(model.trainable_variables)
-    _Trainer(model, schema, settings, source=source, validation=validation).run()
+    trainer = _Trainer(
+        model, schema, settings, guards=guard_config, source=source, validation=validation
+    )
+    trainer.run()
 
 
 class _Trainer:
@@ -61,14 +81,17 @@ class _Trainer:
         schema: Schema,
         settings: model_directory.Settings,
         *,
+        guards: GuardConfig,
         source: input_fn.Source,
         validation: input_fn.Source | None,
     ) -> None:
         self._model = model
         self._schema = schema
         self._settings = settings
-        self._source = source
-        self._validation = validation
+        self._guards = guards
+        self._sources = {keys.TRAIN: source}
+        if validation is not None:
+            self._sources[keys.VALIDATION] = validation
         model_dir = settings.train.model_dir
         self._epochs_done = tf.Variable(0, dtype=tf.int64)
         self._best_loss = tf.Variable(math.inf, dtype=tf.float64)
@@ -93,19 +116,35 @@ class _Trainer:
             name: tf.summary.create_file_writer(
                 os.path.join(model_dir, model_directory.TENSORBOARD, name)
             )
-            for name in (keys.TRAIN, keys.VALIDATION)
-            if name == keys.TRAIN or validation is not None
+            for name in self._sources
         }
 
     def run(self) -> None:
-        if self._checkpoints.restore_or_initialize() is not None:
-            what = "nothing left to train" if self._is_finished() else "resuming"
-            done, epochs = int(self._epochs_done), self._settings.train.epochs
-            print(f"{what} after epoch {done} of {epochs}", flush=True)
-        while not self._is_finished():
-            self._run_epoch(int(self._epochs_done))
-        for writer in self._writers.values():
-            writer.close()
+        with contextlib.ExitStack() as stack:  # what a guard that ends the run has written is kept
+            for writer in self._writers.values():
+                stack.callback(writer.close)
+            is_resumed = self._checkpoints.restore_or_initialize() is not None
+            if is_resumed:
+                what = "nothing left to train" if self._is_finished() else "resuming"
+                done, epochs = int(self._epochs_done), self._settings.train.epochs
+                print(f"{what} after epoch {done} of {epochs}", flush=True)
+            if not self._is_finished():
+                self._check_data(is_resumed=is_resumed)
+            while not self._is_finished():
+                self._run_epoch(int(self._epochs_done))
+
+    def _check_data(self, *, is_resumed: bool) -> None:
+        """Lets the guards see the data, and then keeps in `data.json` what is trained on."""
+        train, writer = self._sources[keys.TRAIN], self._writers[keys.TRAIN]
+        data = training_data.identify_data(
+            train,
+            self._sources.get(keys.VALIDATION),
+            early_stopping=self._settings.train.early_stopping_patience > 0,
+        )
+        data_guards.check_shards(data, self._guards, writer)
+        if not is_resumed:
+            data_guards.check_features(train, self._schema, self._guards, writer)
+        training_data.save_data(data, self._settings.train.model_dir)
 
     def _is_finished(self) -> bool:
         patience = self._settings.train.early_stopping_patience
@@ -115,41 +154,68 @@ class _Trainer:
 
     def _run_epoch(self, epoch: int) -> None:
         title = f"epoch {epoch + 1} of {self._settings.train.epochs}"
+        seed = self._settings.train.seed * 1_000_003 + epoch
+        guards = guard_rails.EpochGuards(
+            self._guards,
+            writer=self._writers[keys.TRAIN],
+            impressions=self._sources[keys.TRAIN].impressions,
+            save_batch=functools.partial(self._save_batch, seed),
+        )
+        logs = self._fit(epoch, title, seed=seed, guards=guards)
+        self._report(keys.TRAIN, title, logs)
+        print(f"{title}, trained {logs['impressions_per_second']:,.0f} impressions/s", flush=True)
+        entry = {keys.TRAIN: _finite(logs)}
+        validation_logs = None
+        if keys.VALIDATION in self._sources:
+            validation_logs = self._model.evaluate(
+                self._dataset(keys.VALIDATION), verbose=0, return_dict=True, callbacks=[guards]
+            )
+            self._report(keys.VALIDATION, title, validation_logs)
+            entry[keys.VALIDATION] = _finite(validation_logs)
+        rates = {source.negative_keep_rate for source in self._sources.values()}
+        guards.judge_epoch(logs, validation_logs, sampled_alike=len(rates) == 1)
+        # Before the checkpoint: a run that ends in between writes this epoch's entry again.
+        past = model_directory.load_history(self._settings.train.model_dir)[:epoch]
+        model_directory.save_history([*past, entry], self._settings.train.model_dir)
+        self._finish_epoch(validation_logs["loss"] if validation_logs else None)
+
+    def _fit(
+        self, epoch: int, title: str, *, seed: int, guards: guard_rails.EpochGuards
+    ) -> dict[str, Any]:
+        """Trains an epoch and returns its metrics."""
         throughput = callbacks.Throughput()
         steps_before = int(self._model.optimizer.iterations)
         history = self._model.fit(
-            self._dataset(self._source, seed=self._settings.train.seed * 1_000_003 + epoch),
+            self._dataset(keys.TRAIN, seed=seed),
             epochs=epoch + 1,
             initial_epoch=epoch,
             verbose=0,
             callbacks=[
                 throughput,
-                callbacks.StopOnNonFiniteLoss(),
                 callbacks.TensorBoardCurves(self._writers[keys.TRAIN]),
-                callbacks.Progress(self._source.impressions, title),
+                callbacks.Progress(self._sources[keys.TRAIN].impressions, title),
+                guards,
             ],
         )
         # Keras' graph of a step may count it before it finds that the data has ended: a race.
         self._model.optimizer.iterations.assign(steps_before + throughput.batches)
         logs = {name: values[-1] for name, values in history.history.items()}
-        logs["impressions_per_second"] = throughput.impressions_per_second
-        self._report(keys.TRAIN, title, logs)
-        print(f"{title}, trained {logs['impressions_per_second']:,.0f} impressions/s", flush=True)
-        entry = {keys.TRAIN: _finite(logs)}
-        loss = None
-        if self._validation is not None:
-            logs = self._model.evaluate(
-                self._dataset(self._validation), verbose=0, return_dict=True
-            )
-            self._report(keys.VALIDATION, title, logs)
-            entry[keys.VALIDATION] = _finite(logs)
-            loss = logs["loss"]
-        # Before the checkpoint: a run that ends in between writes this epoch's entry again.
-        past = model_directory.load_history(self._settings.train.model_dir)[:epoch]
-        model_directory.save_history([*past, entry], self._settings.train.model_dir)
-        self._finish_epoch(loss)
+        return logs | {"impressions_per_second": throughput.impressions_per_second}
 
-    def _dataset(self, source: input_fn.Source, *, seed: int | None = None) -> tf.data.Dataset:
+    def _save_batch(self, seed: int, split: str, place: int) -> str:
+        """Saves a batch of the epoch that is trained with `seed`; returns where."""
+        return offending_batch.save_batch(
+            self._sources[split],
+            self._schema,
+            self._settings.input,
+            seed=seed if split == keys.TRAIN else None,
+            place=place,
+            split=split,
+            model_dir=self._settings.train.model_dir,
+        )
+
+    def _dataset(self, split: str, *, seed: int | None = None) -> tf.data.Dataset:
+        source = self._sources[split]
         dataset = input_fn.build_dataset(source, self._schema, self._settings.input, seed=seed)
         return input_fn.training_tuples(dataset)
 

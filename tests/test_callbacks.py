@@ -9,7 +9,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from esmm_tf import callbacks, progress
-from esmm_tf.errors import UserError
 
 LOGS = {"loss": 0.5, "ctr_auc": 0.61, "cvr_auc_clicked": math.nan, "ctcvr_auc": 0.63}
 
@@ -128,19 +127,10 @@ def test_scalars_that_are_not_defined_leave_a_gap(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_run(loss):
-    callback = attach(callbacks.StopOnNonFiniteLoss(), step=17)
-    message = (
-        rf"^The loss is {loss} at step 17\. Lower --learning_rate, or scale the numeric features; "
-        r"the last checkpoint is kept\.$"
-    )
+def test_scalars_of_guards_have_names_of_their_own(tmp_path):
+    writer = tf.summary.create_file_writer(str(tmp_path))
 
-    with pytest.raises(UserError, match=message):
-        callback.on_train_batch_end(0, {"loss": loss})
+    callbacks.write_guards(writer, {"unnested_labels": 2.0, "leak_auc": math.nan}, step=5)
+    writer.close()
 
-
-def test_a_finite_loss_lets_the_run_go_on():
-    callback = attach(callbacks.StopOnNonFiniteLoss())
-
-    assert callback.on_train_batch_end(0, LOGS) is None
+    assert read_scalars(tmp_path) == [(5, "guard/unnested_labels", 2.0)]

@@ -7,6 +7,7 @@ import tf_keras
 from esmm_tf import losses
 from esmm_tf.metrics import (
     EntireSpaceMetrics,
+    RecentSpread,
     StreamingAUC,
     StreamingCalibration,
     StreamingLogLoss,
@@ -364,7 +365,8 @@ def test_names_state_the_space():
 
     assert names == [
         *("loss", "ctr_loss", "ctcvr_loss"),
-        *("impressions", "clicks", "conversions"),
+        *("impressions", "clicks", "conversions", "unnested_labels", "non_finite_logits"),
+        *("ctr_logits_std", "cvr_logits_std"),
         *("ctr_auc", "ctr_log_loss", "ctr_calibration"),
         *("cvr_auc_clicked", "cvr_log_loss_clicked", "cvr_calibration_clicked"),
         *("ctcvr_auc", "ctcvr_log_loss", "ctcvr_calibration"),
@@ -406,8 +408,81 @@ def test_a_weight_of_n_is_the_same_impression_n_times():
 def test_counts_are_of_impressions_whatever_their_weights(weight):
     measured = measure_spaces(weight=weight)
 
-    counts = [measured[name] for name in ("impressions", "clicks", "conversions")]
-    assert counts == [8.0, 4.0, 2.0]
+    names = ("impressions", "clicks", "conversions", "unnested_labels")
+    assert [measured[name] for name in names] == [8.0, 4.0, 2.0, 0.0]
+
+
+def test_conversions_without_a_click_are_counted():
+    metrics = EntireSpaceMetrics()
+    outputs = dict.fromkeys(("ctr_logits", "cvr_logits", "ctcvr_logits"), tf.zeros(4))
+    labels = {
+        "click": tf.constant([1.0, 0.0, 0.0, 1.0]),
+        "conversion": tf.constant([1.0] * 3 + [0]),
+    }
+
+    metrics.update(labels, outputs, None)
+
+    measured = {metric.name: float(metric.result()) for metric in metrics.all()}
+    assert measured["unnested_labels"] == 2.0
+
+
+def test_impressions_whose_logits_are_not_finite_are_counted():
+    metrics = EntireSpaceMetrics()
+    outputs = {
+        "ctr_logits": tf.constant([0.0, np.inf, 1.0, -np.inf]),
+        "cvr_logits": tf.constant([0.0, 1.0, np.nan, np.inf]),
+        "ctcvr_logits": tf.zeros(4),
+    }
+
+    metrics.update({"click": tf.ones(4), "conversion": tf.ones(4)}, outputs, None)
+
+    measured = {metric.name: float(metric.result()) for metric in metrics.all()}
+    assert measured["non_finite_logits"] == 3.0
+
+
+def test_the_spread_of_each_head_is_its_own():
+    measured = measure_spaces()
+
+    expected = {"ctr_logits_std": CTR_LOGITS, "cvr_logits_std": CVR_LOGITS}
+    for name, logits in expected.items():
+        np.testing.assert_allclose(measured[name], np.std(np.float64(logits), ddof=1), rtol=1e-12)
+
+
+def test_the_recent_spread_is_within_batches_so_that_a_moving_constant_has_none():
+    spread = RecentSpread()
+
+    for step in range(5):
+        spread.update_state(tf.fill([7], 0.25 * step))
+
+    assert float(spread.result()) == 0.0
+
+
+def test_the_recent_spread_pools_small_batches_and_learns_nothing_from_one_impression():
+    spread = RecentSpread()
+
+    for logits in ([1.0, 3.0], [100.0], [10.0, 11.0, 15.0]):
+        spread.update_state(tf.constant(logits))
+
+    # Squares of 2 within the first batch, of 14 within the last one; 1 + 2 degrees of freedom.
+    np.testing.assert_allclose(spread.result(), np.sqrt(16 / 3), rtol=1e-3)
+
+
+def test_the_recent_spread_forgets_batches_that_are_long_ago():
+    spread = RecentSpread()
+
+    spread.update_state(tf.constant([-5.0, 5.0] * 1000))
+    for _ in range(100):
+        spread.update_state(tf.constant([-0.1, 0.1] * 1000))
+
+    np.testing.assert_allclose(spread.result(), 0.1, rtol=1e-3)
+
+
+def test_the_recent_spread_of_no_two_impressions_is_not_defined():
+    spread = RecentSpread()
+
+    spread.update_state(tf.constant([1.0]))
+
+    assert np.isnan(spread.result())
 
 
 def test_mean_losses_weigh_batches_by_their_impressions():

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from esmm_tf import callbacks, input_fn, model_directory, schema_file, shards, training
 from esmm_tf.columns import HashBucketColumn, IdentityColumn
-from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config import GuardConfig, InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.schema import Feature, Labels, Schema
@@ -65,6 +65,7 @@ def train(data, model_dir, *, batch_size=6, learning_rate=0.05, validate=True, *
         ModelConfig(embedding_dim=2, hidden_units=(4,)),
         OptimizerConfig(learning_rate=learning_rate),
         InputConfig(batch_size=batch_size, num_readers=2),
+        GuardConfig(),
     )
 
 
@@ -104,7 +105,7 @@ def interrupt_at(monkeypatch, step):
         if int(self.model.optimizer.iterations) == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.StopOnNonFiniteLoss, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", on_train_batch_end)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def test_a_run_leaves_settings_schema_history_checkpoints_weights_and_curves(fin
     assert names == {
         "checkpoints",
         "config.json",
+        "data.json",
         "history.json",
         "schema.toml",
         "tensorboard",
@@ -206,7 +208,8 @@ def test_a_run_reports_each_epoch_in_one_line_a_split_and_its_rate(finished):
     lines = (finished.parent / "stdout").read_text(encoding="utf-8").splitlines()
 
     history = model_directory.load_history(str(finished))
-    expected = []
+    few = "too few positives"
+    expected = [f"a feature alone reaches: ctr_auc {few} | ctcvr_auc {few} | cvr_auc_clicked {few}"]
     for number, entry in enumerate(history, start=1):
         rate = entry["train"]["impressions_per_second"]
         expected += [
@@ -308,9 +311,8 @@ def test_a_run_with_other_settings_is_not_resumed(data, finished):
 def test_early_stopping_keeps_the_weights_of_the_best_epoch(data, tmp_path, monkeypatch, capsys):
     losses = iter([1.0, 0.5, 0.7, 0.5, 0.1])
     weights = []
-    logs = dict.fromkeys(
-        ["impressions", "clicks", "conversions", "ctr_auc", "cvr_auc_clicked", "ctcvr_auc"], 0.0
-    )
+    counts = ["impressions", "clicks", "conversions", "unnested_labels", "non_finite_logits"]
+    logs = dict.fromkeys([*counts, "ctr_auc", "cvr_auc_clicked", "ctcvr_auc"], 0.0)
 
     def evaluate(model, *_, **__):
         weights.append(model.get_weights())
@@ -332,8 +334,9 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(data, tmp_path, monk
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_its_weights_are_saved(data, tmp_path):
     message = (
-        r"^The loss is (nan|inf) at step \d+\. Lower --learning_rate, or scale the numeric "
-        r"features; the last checkpoint is kept\.$"
+        r"^Loss and logits must be finite, and at step \d+, batch \d+ of train, the loss is "
+        r"(nan|inf)\. .* Lower --learning_rate, or scale the numeric features; the last "
+        r"checkpoint is kept\."
     )
 
     with pytest.raises(UserError, match=message):

@@ -1,0 +1,118 @@
+"""The batch at which the loss was no number any more, kept as a data set of its own."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from esmm_tf import input_fn, keys, manifest, records, schema_file
+from esmm_tf.columns import NumericColumn
+from esmm_tf.config import InputConfig
+from esmm_tf.schema import Schema
+
+DIRECTORY = "offending_batch"
+
+
+def save_batch(
+    source: input_fn.Source,
+    schema: Schema,
+    config: InputConfig,
+    *,
+    seed: int | None,
+    place: int,
+    split: str,
+    model_dir: str,
+) -> str:
+    """Saves a batch in `model_dir` and returns where it is and what of its numbers stands out.
+
+    A batch of training is saved with the one before: the update after that one may have spoilt the
+    weights.
+
+    Args:
+      source: that the batch came from.
+      schema: of its records.
+      config: how it was read.
+      seed: with which it was read, as in `input_fn.build_dataset`; None stands for validation.
+      place: of the batch in its epoch, from 0.
+      split: that the data set has.
+      model_dir: receives the directory `offending_batch` in place of an earlier one.
+    """
+    first = place if seed is None else max(place - 1, 0)
+    serialized = input_fn.read_groups(source, config, seed=seed, batches=range(first, place + 1))
+    batch = records.parse_groups(serialized, schema)
+    found = _build_manifest(batch, source, split=split, num_records=len(serialized))
+    directory = os.path.join(model_dir, DIRECTORY)
+    _write(serialized.numpy(), schema, found, directory)
+    return (
+        f"The {found.impressions(split):,} impressions of its batch"
+        f"{' and the one before' if first < place else ''} are saved in {directory!r}: "
+        f"{describe_numbers(batch, schema)}."
+    )
+
+
+def _build_manifest(
+    batch: Mapping[str, Any], source: input_fn.Source, *, split: str, num_records: int
+) -> manifest.Manifest:
+    labels = {name: values.numpy() for name, values in batch["labels"].items()}
+    shard = manifest.Shard(
+        file=f"{split}-00000-of-00001.tfrecord",
+        records=num_records,
+        impressions=len(labels[keys.CLICK]),
+        clicks=int(labels[keys.CLICK].sum()),
+        conversions=int(labels[keys.CONVERSION].sum()),
+    )
+    keep_rate = source.negative_keep_rate
+    return manifest.Manifest(
+        schema_hash=source.schema_hash,
+        splits={split: (shard,)},
+        negative_keep_rate={} if keep_rate == 1 else {split: keep_rate},
+        source={"files": list(source.files)},
+    )
+
+
+def _write(
+    serialized: np.ndarray, schema: Schema, found: manifest.Manifest, directory: str
+) -> None:
+    """Writes a data set under a temporary name and renames it."""
+    temporary = f"{directory}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.makedirs(temporary)
+    for (shard,) in found.splits.values():
+        with tf.io.TFRecordWriter(os.path.join(temporary, shard.file)) as writer:
+            for group in serialized:
+                writer.write(group)
+    schema_file.save_schema(schema, temporary, keys.SCHEMA_FILE)
+    manifest.write_manifest(found, temporary)
+    shutil.rmtree(directory, ignore_errors=True)
+    os.rename(temporary, directory)
+
+
+def describe_numbers(batch: Mapping[str, Any], schema: Schema) -> str:
+    """Returns which numbers of a batch are not finite, or else the largest one."""
+    largest, where = 0.0, ""
+    for name, values in _numbers(batch, schema):
+        if not np.isfinite(values).all():
+            return f"{name!r} holds numbers that are not finite"
+        if values.size and np.abs(values).max() > largest:
+            largest, where = float(np.abs(values).max()), name
+    if not where:
+        return "it holds no number but 0"
+    return f"its largest number is {largest:g}, in {where!r}"
+
+
+def _numbers(batch: Mapping[str, Any], schema: Schema) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the record keys that hold floats, and their values; a missing one is left out."""
+    if keys.EXAMPLE_WEIGHT in batch:
+        yield keys.EXAMPLE_WEIGHT, batch[keys.EXAMPLE_WEIGHT].numpy()
+    for feature in schema.features:
+        values = batch["features"][feature.name]
+        if isinstance(feature.column, NumericColumn):
+            yield feature.name, values.numpy()[~np.isnan(values.numpy())]
+        elif values.dtype == tf.float32:
+            yield feature.name, values.flat_values.numpy()
+        if feature.weighted:
+            key = feature.name + keys.WEIGHT_SUFFIX
+            yield key, batch["features"][key].flat_values.numpy()

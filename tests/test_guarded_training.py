@@ -1,0 +1,368 @@
+"""A data set that is broken in each way is caught while a model trains on it; a healthy one is not.
+
+Each break is met by a run that stops, one that warns and one that looks away.
+"""
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from esmm_tf import config, input_fn, model_directory, shards, training, training_data
+from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
+from esmm_tf.errors import UserError
+from esmm_tf.schema import Feature, Schema
+
+SCHEMA = Schema(
+    name="tiny",
+    features=(
+        Feature(
+            name="user", side="context", dtype="int64", column=HashBucketColumn(hash_buckets=30)
+        ),
+        Feature(
+            name="item",
+            side="impression",
+            dtype="int64",
+            column=IdentityColumn(vocabulary_size=10),
+        ),
+        Feature(name="price", side="impression", dtype="float32", column=NumericColumn()),
+    ),
+)
+NUM_GROUPS, SIZE = 60, 5
+SHARD = {split: f"{split}-00000-of-00001.tfrecord" for split in ("train", "validation")}
+
+
+def draw_group(rng, number):
+    """Returns a group with a click rate and a conversion rate of clicks of one half."""
+    click = rng.integers(0, 2, SIZE)
+    return {
+        "user": [number % 7],
+        "item": rng.integers(0, 10, SIZE),
+        "price": rng.random(SIZE),
+        "click": click,
+        "conversion": click * rng.integers(0, 2, SIZE),
+    }
+
+
+def keep(group, _number):
+    return group
+
+
+def write_data(directory, *, train=keep, validation=keep):
+    """Writes 300 impressions a split, changed by functions of a group and its number.
+
+    What the changes break, a writer of records would refuse; so they are written unchecked.
+    """
+    rng = np.random.default_rng(0)
+    with shards.DataSetWriter(str(directory), SCHEMA) as writer:
+        for split, change in (("train", train), ("validation", validation)):
+            shard = shards.ShardWriter(str(directory), f"{split}.tfrecord.tmp")
+            for number in range(NUM_GROUPS):
+                shard.write(change(draw_group(rng, number), number))
+            shard.close()
+            writer.adopt(split, shard.counts())
+    return directory
+
+
+def train(data, model_dir, *, validation_files=None, epochs=1, learning_rate=0.001, **guards):
+    training.train(
+        config.TrainConfig(
+            train_files=str(data),
+            validation_files=str(validation_files or data),
+            model_dir=str(model_dir),
+            epochs=epochs,
+        ),
+        config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
+        config.OptimizerConfig(learning_rate=learning_rate),
+        config.InputConfig(batch_size=SIZE, num_readers=1),
+        config.GuardConfig(**guards),
+    )
+
+
+def read_guards(model_dir):
+    """Returns the latest value of each scalar under `guard/`."""
+    values = {}
+    for path in sorted((model_dir / "tensorboard" / "train").iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag.startswith("guard/"):
+                    values[value.tag[len("guard/") :]] = float(tf.make_ndarray(value.tensor))
+    return values
+
+
+def unnest(group, number):
+    """Converts an impression without a click in one group of 20."""
+    if number % 20 == 7:
+        group["click"][0], group["conversion"][0] = 0, 1
+    return group
+
+
+def empty(group, _number):
+    """Gives all impressions the same features, as a failed join does."""
+    return group | {"user": [0], "item": np.zeros(SIZE, np.int64), "price": np.zeros(SIZE)}
+
+
+def overflow(group, number):
+    """Makes a price infinite in one group."""
+    if number == 40:
+        group["price"][2] = np.inf
+    return group
+
+
+def leak(group, _number):
+    """Makes the item tell the click."""
+    return group | {"item": 2 * (group["item"] // 2) + group["click"]}
+
+
+def click_less(group, number):
+    """Leaves one click in two groups."""
+    click = np.zeros(SIZE, np.int64)
+    click[0] = number % 2
+    return group | {"click": click, "conversion": np.zeros(SIZE, np.int64)}
+
+
+def write_shared(directory):
+    """Writes a data set whose validation shard is a copy of the training shard."""
+    write_data(directory)
+    shutil.copyfile(directory / SHARD["train"], directory / SHARD["validation"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Break:
+    """How to write a broken data set, what is said of it, and a scalar that shows it."""
+
+    write: Callable[..., None]
+    message: str
+    scalar: str
+    is_bad: Callable[[float], bool]
+    epochs: int = 1
+
+
+BREAKS = {
+    "unnested_labels": Break(
+        lambda directory: write_data(directory, train=unnest),
+        r"A conversion needs a click, and 1 of the first \d+ conversions of train have none\. Set ",
+        "unnested_labels",
+        lambda value: value >= 1,
+    ),
+    "collapsed_head": Break(
+        lambda directory: write_data(directory, train=empty),
+        r"A head must tell impressions apart, and the standard deviation of its logits is below "
+        r"--collapsed_std=0\.0001: ctr_logits_std 0, cvr_logits_std 0\. Lower --learning_rate, ",
+        "ctr_logits_std",
+        lambda value: value < 1e-4,
+        epochs=2,  # of 60 steps; heads are judged after 100
+    ),
+    "non_finite_loss": Break(
+        lambda directory: write_data(directory, train=overflow),
+        r"Loss and logits must be finite, and at step (\d+), batch \1 of train, "
+        r"(some logits are infinite|the loss is nan)\. The weights were finite when the epoch "
+        r"began\. The 10 impressions of its batch and the one before are saved in "
+        r"'.*/offending_batch': 'price' holds numbers that are not finite\. Lower ",
+        "non_finite_loss",
+        lambda value: value == 1,
+    ),
+    "label_like_feature": Break(
+        lambda directory: write_data(directory, train=leak),
+        r"A feature alone predicts a label with an AUC up to --leak_auc=0\.95, and 'item' has "
+        r"ctr_auc 1\.0000\. It knows the answer: remove it from the schema, ",
+        "leak_auc",
+        lambda value: value == 1,
+    ),
+    "miscalibration": Break(
+        lambda directory: write_data(directory, validation=click_less),
+        r"Mean prediction / mean label must lie in \[0\.5, 2\] \(--calibration_band\), and is on "
+        r"validation: ctr [45]\.\d+\. Train longer ",
+        "ctr_calibration",
+        lambda value: 4 < value < 6,
+    ),
+    "shared_data": Break(
+        write_shared,
+        r"Validation needs impressions that are not trained on, and 1 of 1 validation shards are: "
+        r"'.*/validation-00000-of-00001\.tfrecord' holds the same as "
+        r"'.*/train-00000-of-00001\.tfrecord'\. Name other files with --validation_files\.",
+        "shared_shards",
+        lambda value: value == 1,
+    ),
+}
+GUARDS = pytest.mark.parametrize("guard", list(BREAKS))
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """Returns the directory of the broken data set of each guard."""
+    directories = {guard: tmp_path_factory.mktemp(guard) / "data" for guard in BREAKS}
+    for guard, directory in directories.items():
+        BREAKS[guard].write(directory)
+    return directories
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("healthy") / "data")
+
+
+def test_every_guard_of_training_has_a_broken_data_set():
+    names = {field.name for field in dataclasses.fields(config.GuardConfig)}
+
+    assert {f"on_{guard}" for guard in BREAKS} == {n for n in names if n.startswith("on_")}
+
+
+@GUARDS
+def test_a_broken_data_set_stops_the_run_before_its_weights_are_saved(guard, broken, tmp_path):
+    case = BREAKS[guard]
+    others = {f"on_{other}": "off" for other in BREAKS if other != guard}
+    message = f"^{case.message}.* To go on all the same, give --on_{guard}=warn\\.$"
+
+    with pytest.raises(UserError, match=message):
+        train(broken[guard], tmp_path, epochs=case.epochs, **others, **{f"on_{guard}": "stop"})
+
+    assert case.is_bad(read_guards(tmp_path)[case.scalar])
+    assert len(model_directory.load_history(str(tmp_path))) == case.epochs - 1
+
+
+@GUARDS
+def test_a_broken_data_set_is_warned_of_and_the_run_goes_on(guard, broken, tmp_path, capsys):
+    case = BREAKS[guard]
+    others = {f"on_{other}": "off" for other in BREAKS if other != guard}
+
+    train(broken[guard], tmp_path, epochs=case.epochs, **others, **{f"on_{guard}": "warn"})
+
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1
+    assert re.match(f"warning: {case.message}", warnings[0])
+    assert case.is_bad(read_guards(tmp_path)[case.scalar])
+    assert len(model_directory.load_history(str(tmp_path))) == case.epochs
+
+
+@pytest.mark.slow
+@GUARDS
+def test_a_guard_that_is_off_says_nothing(guard, broken, tmp_path, capsys):
+    case = BREAKS[guard]
+
+    train(broken[guard], tmp_path, epochs=case.epochs, **{f"on_{name}": "off" for name in BREAKS})
+
+    assert capsys.readouterr().err == ""
+    assert len(model_directory.load_history(str(tmp_path))) == case.epochs
+    assert not (tmp_path / "offending_batch").exists()
+
+
+def test_a_healthy_data_set_triggers_no_guard(healthy, tmp_path, capsys):
+    train(healthy, tmp_path, epochs=2, **{f"on_{guard}": "stop" for guard in BREAKS})
+
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert output.out.startswith("a feature alone reaches: ctr_auc 0.")
+    scalars = read_guards(tmp_path)
+    assert {name: scalars[name] for name in ("unnested_labels", "non_finite_loss")} == {
+        "unnested_labels": 0,
+        "non_finite_loss": 0,
+    }
+    assert scalars["shared_shards"] == 0
+    assert 0.5 < scalars["leak_auc/item"] <= scalars["leak_auc"] < 0.95
+    assert min(scalars["ctr_logits_std"], scalars["cvr_logits_std"]) > 1e-4
+    assert 0.5 < scalars["ctr_calibration"] < 2
+    assert 0.5 < scalars["ctcvr_calibration"] < 2
+
+
+def test_the_offending_batch_is_a_data_set_of_its_own(broken, tmp_path):
+    with pytest.raises(UserError, match="saved in"):
+        train(broken["non_finite_loss"], tmp_path)
+
+    source = input_fn.find_source(str(tmp_path / "offending_batch"), split="train")
+    input_fn.check_schema(source, SCHEMA)
+    (batch,) = input_fn.build_dataset(source, SCHEMA, config.InputConfig())
+    assert source.impressions == len(batch["labels"]["click"]) == 2 * SIZE
+    is_infinite = np.isinf(batch["features"]["price"].numpy())
+    assert np.flatnonzero(is_infinite).tolist() == [SIZE + 2]
+
+
+def test_a_validation_batch_that_breaks_the_loss_is_saved(tmp_path):
+    data = write_data(tmp_path / "data", validation=overflow)
+    message = (
+        r"at step 60, batch 41 of validation, .* The 5 impressions of its batch are saved in "
+        r"'.*/offending_batch': 'price' holds numbers that are not finite\."
+    )
+
+    with pytest.raises(UserError, match=message):
+        train(data, tmp_path / "model")
+
+    source = input_fn.find_source(str(tmp_path / "model" / "offending_batch"), split="validation")
+    assert source.impressions == SIZE
+
+
+def test_weights_that_the_last_step_spoils_are_not_saved(healthy, tmp_path):
+    with pytest.raises(UserError, match=r"^The weights are no finite numbers after step 1, though"):
+        training.train(
+            config.TrainConfig(train_files=str(healthy), model_dir=str(tmp_path)),
+            config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
+            config.OptimizerConfig(learning_rate=1e39),  # infinite in float32
+            config.InputConfig(batch_size=NUM_GROUPS * SIZE),
+            config.GuardConfig(),
+        )
+
+    with pytest.raises(UserError, match="has no trained weights yet"):
+        model_directory.load_model(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_an_epoch_that_begins_with_broken_weights_blames_no_batch(broken, tmp_path, capsys):
+    train(broken["non_finite_loss"], tmp_path, epochs=2, on_non_finite_loss="warn")
+
+    first, second = capsys.readouterr().err.splitlines()
+    assert "saved in" in first
+    assert "at step 61, batch 1 of train, the loss is nan. The weights were not finite" in second
+    assert "saved in" not in second
+
+
+@pytest.mark.slow
+def test_a_run_that_a_guard_stopped_goes_on_when_the_guard_only_warns(broken, tmp_path, capsys):
+    with pytest.raises(UserError, match="A conversion needs a click"):
+        train(broken["unnested_labels"], tmp_path)
+
+    train(broken["unnested_labels"], tmp_path, on_unnested_labels="warn")
+
+    assert capsys.readouterr().err.count("warning: A conversion needs a click") == 1
+    assert len(model_directory.load_history(str(tmp_path))) == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_a_guard_stopped_after_an_epoch_is_stopped_again(broken, tmp_path):
+    for _ in range(2):
+        with pytest.raises(UserError, match="Mean prediction / mean label must lie in"):
+            train(broken["miscalibration"], tmp_path, on_miscalibration="stop")
+
+    assert model_directory.load_history(str(tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_a_resumed_run_does_not_look_for_leaks_again(broken, tmp_path, capsys):
+    train(broken["label_like_feature"], tmp_path)
+    capsys.readouterr()
+
+    train(broken["label_like_feature"], tmp_path, epochs=2)
+
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert "resuming after epoch 1 of 2" in output.out
+    assert "a feature alone" not in output.out
+
+
+def test_no_impressions_to_look_at_mean_no_search_for_leaks(broken, tmp_path, capsys):
+    train(broken["label_like_feature"], tmp_path, leak_impressions=0, on_label_like_feature="stop")
+
+    assert "a feature alone" not in capsys.readouterr().out
+    assert "leak_auc" not in read_guards(tmp_path)
+
+
+def test_a_model_knows_on_which_shards_it_was_trained(healthy, tmp_path):
+    train(healthy, tmp_path)
+
+    data = training_data.load_data(str(tmp_path))
+    assert [shard.file for shard in data.train] == [str(healthy / SHARD["train"])]
+    assert [shard.file for shard in data.validation] == [str(healthy / SHARD["validation"])]
+    assert data.early_stopping is False
