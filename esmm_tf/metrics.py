@@ -13,8 +13,8 @@ import tf_keras
 
 from esmm_tf import keys
 
-_LOGIT_LIMIT = 24.0
-_NUM_BINS = 12288
+_LOWEST_LOGIT, _HIGHEST_LOGIT = -20.0, 12.0
+_NUM_BINS = 32768
 _RECENT_IMPRESSIONS = 10_000.0
 
 
@@ -32,9 +32,13 @@ class _LogitMetric(tf_keras.metrics.Metric):
 class StreamingAUC(_LogitMetric):
     """Area under the ROC curve from two histograms over the logit.
 
-    Thresholds are even in logit space, 1/256 apart from -24 to 24, so that they stay dense where
+    Thresholds are even in logit space, 1/1024 apart from -20 to 12, so that they stay dense where
     rare events put their scores. Impressions in one bin count as tied. The result is NaN until
     both classes have been seen.
+
+    It is within 1e-4 of the exact AUC at base rates from 0.1 down to 1e-5, with as few as 30
+    positives, while the logits have a standard deviation of 0.3 or more; at one of 0.05 within
+    5e-4 (tests/test_metrics.py).
     """
 
     def __init__(self, name: str = "auc", **kwargs: Any) -> None:
@@ -47,7 +51,7 @@ class StreamingAUC(_LogitMetric):
     ) -> None:
         """Adds a batch. One without positives counts: its negatives are kept."""
         labels, logits, weights = _flat(labels, logits, sample_weight)
-        place = (logits + _LOGIT_LIMIT) * (_NUM_BINS / (2 * _LOGIT_LIMIT))
+        place = (logits - _LOWEST_LOGIT) * (_NUM_BINS / (_HIGHEST_LOGIT - _LOWEST_LOGIT))
         bins = tf.cast(tf.clip_by_value(place, 0, _NUM_BINS - 1), tf.int32)
         self._positives.assign_add(tf.math.unsorted_segment_sum(weights * labels, bins, _NUM_BINS))
         self._negatives.assign_add(
