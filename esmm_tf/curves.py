@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import intervals
+from esmm_tf import exact_metrics, intervals
 from esmm_tf.intervals import SHARE, Estimate
 from esmm_tf.task_metrics import Space
 
@@ -60,8 +60,8 @@ def precision_recall(space: Space) -> dict[str, list[float]]:
     ranking = space.ranking
     if ranking.num_positives == 0:
         return {"recall": [], "precision": []}
-    found = (ranking.num_positives - ranking.positives_below)[::-1]
-    called = found + (ranking.num_negatives - ranking.negatives_below)[::-1]
+    found = exact_metrics.sums_from_above(ranking.positives)[::-1]
+    called = found + exact_metrics.sums_from_above(ranking.negatives)[::-1]
     recall = found / ranking.num_positives
     chosen = _evenly(recall)
     chosen = chosen[called[chosen] > 0]

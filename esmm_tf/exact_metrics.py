@@ -49,8 +49,8 @@ def average_precision(ranking: Ranking) -> Measured:
     """
     if ranking.num_positives == 0:
         return _undefined(len(ranking.order))
-    found = ranking.num_positives - ranking.positives_below
-    called = found + ranking.num_negatives - ranking.negatives_below
+    found = sums_from_above(ranking.positives)
+    called = found + sums_from_above(ranking.negatives)
     precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
     value = float((ranking.positives * precision).sum() / ranking.num_positives)
     # A row is among those called at its own score and at every lower one.
@@ -60,6 +60,14 @@ def average_precision(ranking: Ranking) -> Measured:
     of_positive /= ranking.num_positives
     of_negative /= ranking.num_positives
     return value, ranking.influence(of_positive, of_negative)
+
+
+def sums_from_above(of_level: np.ndarray) -> np.ndarray:
+    """Returns the sum of each level and all higher ones, float64 `[levels]`.
+
+    Summed from the top: what is left of a total is few of its digits where few rows stand higher.
+    """
+    return np.cumsum(of_level[::-1])[::-1]
 
 
 def grouped_auc(ranking: Ranking, groups: np.ndarray) -> tuple[float, np.ndarray, int, int]:

@@ -137,6 +137,23 @@ def test_average_precision_is_that_of_scikit_learn(weighted, ties):
     assert value == pytest.approx(expected, **TIGHT)
 
 
+@pytest.mark.parametrize("top", [1.0, 1e-4])
+def test_average_precision_of_few_positives_at_the_top_of_many_rows_keeps_its_digits(top):
+    rng = np.random.default_rng(14)
+    weights = rng.uniform(0.5, 2.0, 1_000_000)
+    labels = np.zeros(len(weights), np.uint8)
+    labels[[-1, -3, -1000]] = 1
+    weights[-5:] *= top
+    scores = np.arange(len(weights), dtype=np.float64)
+
+    value, _ = exact_metrics.average_precision(
+        Ranking(scores, weights * labels, weights * (1 - labels))
+    )
+
+    expected = reference.average_precision_score(labels, scores, sample_weight=weights)
+    assert value == pytest.approx(expected, **TIGHT)
+
+
 def test_average_precision_by_hand():
     # From above: positive (1/1), negative, positive (2/3), negative.
     labels = np.array([0, 1, 0, 1], np.uint8)
