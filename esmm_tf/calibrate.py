@@ -1,7 +1,15 @@
 """`python -m esmm_tf.calibrate`: fits a trained model's probabilities to records it never saw."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import calibration_report, flags, input_fn, keys, model_directory
+from esmm_tf import (
+    calibration_report,
+    data_guards,
+    flags,
+    input_fn,
+    keys,
+    model_directory,
+    training_data,
+)
 from esmm_tf.calibration import Calibration, describe
 from esmm_tf.config import CalibrateConfig
 from esmm_tf.scores import collect_scores
@@ -16,6 +24,8 @@ def main(config: CalibrateConfig) -> None:
         return
     source = input_fn.find_source(config.files, split=config.split)
     input_fn.check_schema(source, trained.schema)
+    own = (training_data.EARLY_STOPPING, training_data.CALIBRATION)
+    data_guards.check_used(config.model_dir, source, config, allowed=own)
     scores = collect_scores(trained.model, trained.schema, source, config.input_config())
     maps = calibration_report.fit_maps(scores, config.calibration)
     report = calibration_report.build_report(scores, maps, config.calibration)
@@ -24,6 +34,7 @@ def main(config: CalibrateConfig) -> None:
             maps=maps,
             weights=trained.weights,
             files=source.files,
+            fingerprints=tuple(s.fingerprint for s in training_data.identify_shards(source)),
             counts=calibration_report.count(scores),
             report=report,
         ),

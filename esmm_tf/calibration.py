@@ -138,6 +138,7 @@ class Calibration:
       maps: by the probability that each corrects, `pctr` and `pcvr`.
       weights: which weights they were fitted for.
       files: that they were fitted on.
+      fingerprints: of these files, by which copies of them are told.
       counts: impressions, clicks and conversions of these files.
       report: metrics before and after.
     """
@@ -145,6 +146,7 @@ class Calibration:
     maps: Mapping[str, CalibrationMap]
     weights: str
     files: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -155,6 +157,7 @@ class Calibration:
             "maps": {name: map_to_json(found) for name, found in self.maps.items()},
             "weights": self.weights,
             "files": list(self.files),
+            "fingerprints": list(self.fingerprints),
             "counts": dict(self.counts),
             "report": dict(self.report),
         }
@@ -175,6 +178,7 @@ class Calibration:
             maps={name: map_from_json(found) for name, found in tree["maps"].items()},
             weights=tree["weights"],
             files=tuple(tree["files"]),
+            fingerprints=tuple(tree["fingerprints"]),
             counts=tree["counts"],
             report=tree["report"],
         )

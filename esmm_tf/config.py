@@ -195,10 +195,12 @@ class CalibrateConfig(ScoreConfig):
         help="platt (a line), temperature (one number), isotonic (needs the most conversions), or "
         "none, which removes the calibration that there is",
     )
+    on_used_data: str = setting(WARN, help="shards that were trained on: off, warn or stop")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("--calibration", self.calibration, (*keys.CALIBRATIONS, keys.NO_CALIBRATION))
+        check_choice("--on_used_data", self.on_used_data, ACTIONS)
         if not self.files and self.calibration != keys.NO_CALIBRATION:
             raise UserError(
                 "--files is missing. Give records that the model was not trained on, such as the "
@@ -227,7 +229,8 @@ class EvaluateConfig:
         "--baseline",
     )
     on_used_data: str = setting(
-        WARN, help="shards that the model was trained or stopped early on: off, warn or stop"
+        WARN,
+        help="shards that the model was trained, stopped early or calibrated on: off, warn or stop",
     )
 
     def __post_init__(self) -> None:

@@ -1,10 +1,13 @@
-"""What is checked of the data before a model trains: validation shards, and label-like features."""
+"""What is checked of data: before a model trains on it, and before it is measured on it."""
 
 import math
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import callbacks, findings, input_fn, label_leaks, training_data
+from esmm_tf import callbacks, findings, input_fn, label_leaks, model_directory, training_data
 from esmm_tf.config import OFF, GuardConfig
 from esmm_tf.schema import Schema
 from esmm_tf.training_data import TrainingData
@@ -19,6 +22,21 @@ def check_shards(data: TrainingData, config: GuardConfig, writer: tf.summary.Sum
     num_shared = len(training_data.find_shared(data))
     callbacks.write_guards(writer, {"shared_shards": num_shared}, step=0)
     findings.act(training_data.judge_shared(data), config)
+
+
+def check_sampling(train: input_fn.Source, validation: input_fn.Source) -> None:
+    """Warns if validation keeps another share of the unclicked impressions than training.
+
+    While a model trains, its probabilities are those of the records that it trains on.
+    """
+    rates = (train.negative_keep_rate, validation.negative_keep_rate)
+    if rates[0] != rates[1]:
+        findings.warn(
+            f"Training keeps {rates[0]:g} of the unclicked impressions and validation "
+            f"{rates[1]:g}, so that the validation loss and calibration during training are not "
+            "comparable, and an early stop by them is off. Write both with one "
+            "--negative_keep_rate; AUCs and esmm_tf.evaluate are right all the same."
+        )
 
 
 def check_features(
@@ -41,3 +59,34 @@ def check_features(
     scalars["leak_auc"] = max(largest.values(), default=math.nan)
     callbacks.write_guards(writer, scalars, step=0)
     findings.act(label_leaks.judge_leaks(aucs, config.leak_auc), config)
+
+
+def check_used(
+    model_dir: str, source: input_fn.Source, config: Any, *, allowed: Collection[str] = ()
+) -> Mapping[str, Collection[str]] | None:
+    """Checks that a model is not measured on, or fitted to, shards that it has seen.
+
+    Args:
+      model_dir: of the model; its TensorBoard logs receive the number of such shards.
+      source: of the records.
+      config: whose field `on_used_data` is `off`, `warn` or `stop`.
+      allowed: uses that do not matter.
+
+    Returns:
+      The files that it has seen, by their use, as `training_data.used_in_training` does.
+
+    Raises:
+      UserError: if there are some, and `on_used_data` is `stop`.
+    """
+    calibration = model_directory.load_calibration(model_dir)
+    used = training_data.used_in_training(
+        model_dir, source, calibrated_on=calibration.fingerprints if calibration else ()
+    )
+    wrong = {use: files for use, files in (used or {}).items() if use not in allowed}
+    if os.access(model_dir, os.W_OK):
+        logs = os.path.join(model_dir, model_directory.TENSORBOARD, "evaluation")
+        writer = tf.summary.create_file_writer(logs)
+        callbacks.write_guards(writer, {"used_shards": sum(map(len, wrong.values()))}, step=0)
+        writer.close()
+    findings.act(training_data.judge_used(wrong, source), config)
+    return used

@@ -2,15 +2,15 @@
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import (
     comparison,
+    data_guards,
     evaluation,
     evaluation_table,
-    findings,
     flags,
     input_fn,
     json_file,
@@ -18,7 +18,6 @@ from esmm_tf import (
     model_directory,
     report,
     scores,
-    training_data,
 )
 from esmm_tf.config import EvaluateConfig, ScoreConfig
 from esmm_tf.model_directory import TrainedModel
@@ -30,11 +29,13 @@ def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     path = config.output or os.path.join(score.model_dir, keys.EVALUATION_FILE)
     source = input_fn.find_source(score.files, split=score.split)
     trained = _load_model(score.model_dir, source)
-    findings.act(training_data.judge_used(score.model_dir, source), config)
+    if config.report_dir:
+        report.check_installed()
+    used = data_guards.check_used(score.model_dir, source, config)
     score_baseline = _prepare_baseline(score, config, source)
     collected = _collect(trained, score, source, slices=config.slices)
     evaluated = evaluation.evaluate_scores(collected)
-    result = {**evaluated.tree, **_origin(score, trained, source)}
+    result = {**evaluated.tree, **_origin(score, trained, source, used)}
     if score_baseline is not None:
         measured = evaluation.measure_tasks(score_baseline(collected))
         result["comparison"] = {
@@ -88,10 +89,13 @@ def _collect(
     )
 
 
-def _origin(score: ScoreConfig, trained: TrainedModel, source: input_fn.Source) -> dict[str, Any]:
+def _origin(
+    score: ScoreConfig,
+    trained: TrainedModel,
+    source: input_fn.Source,
+    used: Mapping[str, Collection[str]] | None,
+) -> dict[str, Any]:
     """Returns which model was measured on which files, and what it knows of them."""
-    used = training_data.used_in_training(score.model_dir, source)
-    uses = {"training": used.trained, "early stopping": used.stopped_on}
     history = model_directory.load_history(score.model_dir)
     rate = history[-1][keys.TRAIN]["impressions_per_second"]  # None after an epoch of one batch
     return {
@@ -99,13 +103,15 @@ def _origin(score: ScoreConfig, trained: TrainedModel, source: input_fn.Source) 
         "files": list(source.files),
         "negative_keep_rate": source.negative_keep_rate,
         "calibration": {name: found.method for name, found in trained.calibration.items()},
-        "used_in_training": [use for use, files in uses.items() if files],
+        "used_in_training": None if used is None else list(used),
         "trained_impressions_per_second": rate,
     }
 
 
 def _print(result: dict[str, Any]) -> None:
     print(evaluation_table.format_tasks(result))
+    if truth := evaluation_table.format_truth(result):
+        print(f"\nbeside the truth:\n{truth}\n")
     for name in result["slices"]:
         print(f"\n{evaluation_table.format_slices(result, name)}")
     if "comparison" in result:

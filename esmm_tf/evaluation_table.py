@@ -12,7 +12,7 @@ _METRICS = (
     "calibration",
     "expected_calibration_error",
 )
-_TRUTH = ("oracle_auc", "way_to_oracle", "regret", "bias")
+_TRUTH = ("oracle_auc", "way_to_oracle", "oracle_log_loss", "regret", "bias")
 _SHORT = {
     "average_precision": "avg_precision",
     "normalized_entropy": "norm_entropy",
@@ -24,7 +24,7 @@ _SHOWN_VALUES = 20
 
 def format_tasks(result: dict[str, Any]) -> str:
     """Returns the metrics as a table, one task a row, with the AUC's 95 % interval."""
-    names = [n for n in (*_METRICS, *_TRUTH) if any(n in t for t in result["tasks"].values())]
+    names = [name for name in _METRICS if any(name in t for t in result["tasks"].values())]
     rows = [["task", *(_SHORT.get(name, name) for name in names), "positives", "impressions"]]
     rows[0].insert(2, "auc_95%")
     for task, values in result["tasks"].items():
@@ -37,6 +37,15 @@ def _cells(values: dict[str, Any], names: Sequence[str]) -> list[str]:
     interval = values["intervals"].get("auc")
     cells.insert(1, "-" if interval is None else f"{interval[0]:.4f}..{interval[1]:.4f}")
     return [*cells, f"{values['positives']:,.0f}", f"{values['impressions']:,}"]
+
+
+def format_truth(result: dict[str, Any]) -> str:
+    """Returns how far each task is from the truth, one a row; nothing where it is not known."""
+    tasks = {task: values for task, values in result["tasks"].items() if _TRUTH[0] in values}
+    if not tasks:
+        return ""
+    rows = [[task, *(_number(values[name]) for name in _TRUTH)] for task, values in tasks.items()]
+    return _aligned([["task", *_TRUTH], *rows])
 
 
 def format_slices(result: dict[str, Any], name: str) -> str:

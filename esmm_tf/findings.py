@@ -37,4 +37,9 @@ def act(finding: Finding | None, config: Any) -> None:
     if action == STOP:
         raise UserError(f"{finding.message} To go on all the same, give --on_{finding.guard}=warn.")
     if action != OFF:
-        tqdm.write(f"warning: {finding.message}", file=sys.stderr)  # above a bar, not within
+        warn(finding.message)
+
+
+def warn(message: str) -> None:
+    """Prints a warning on the screen, above a bar and not within it."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)

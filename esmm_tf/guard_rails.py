@@ -79,7 +79,8 @@ class EpochGuards(tf_keras.callbacks.Callback):
                     message=f"The weights are no finite numbers after step {self._step}, though "
                     "the loss was one. Lower --learning_rate, or scale the numeric features; the "
                     "last checkpoint is kept.",
-                )
+                ),
+                {"non_finite_loss": 1.0},
             )
 
     def judge_epoch(

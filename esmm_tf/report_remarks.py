@@ -72,7 +72,7 @@ def _of_data(result: Mapping[str, Any]) -> Iterator[Remark]:
     if result["used_in_training"]:
         yield Remark(
             kind="warning",
-            text=f"These data were used in training ({', '.join(result['used_in_training'])}). The "
+            text=f"The model has seen these data ({', '.join(result['used_in_training'])}). The "
             "figures are better than they will be on new data.",
         )
 

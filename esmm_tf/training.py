@@ -50,6 +50,7 @@ def train(
     if train_config.validation_files:
         validation = input_fn.find_source(train_config.validation_files, split=keys.VALIDATION)
         input_fn.check_schema(validation, schema)
+        data_guards.check_sampling(source, validation)
     settings = model_directory.Settings(
         train=train_config,
         model=model_config,

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -14,6 +14,11 @@ from esmm_tf.errors import UserError
 from esmm_tf.findings import Finding
 
 FORMAT_VERSION = 1
+
+# What shards are used for before a model is measured.
+TRAINING = "training"
+EARLY_STOPPING = "early stopping"
+CALIBRATION = "calibration"
 
 _END_BYTES = 64 * 1024
 _NUM_READERS = 16  # on a remote file system the time is all waiting
@@ -36,26 +41,18 @@ class TrainingData:
     early_stopping: bool = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class UsedShards:
-    """Which files were trained on, and which decided when training ended."""
-
-    trained: tuple[str, ...]
-    stopped_on: tuple[str, ...]
-
-
 def identify_data(
     train: input_fn.Source, validation: input_fn.Source | None, *, early_stopping: bool
 ) -> TrainingData:
     """Returns the shards of a run, each with its fingerprint."""
     return TrainingData(
-        train=_identify_shards(train),
-        validation=_identify_shards(validation) if validation else (),
+        train=identify_shards(train),
+        validation=identify_shards(validation) if validation else (),
         early_stopping=early_stopping,
     )
 
 
-def _identify_shards(source: input_fn.Source) -> tuple[Shard, ...]:
+def identify_shards(source: input_fn.Source) -> tuple[Shard, ...]:
     """Returns the shards that hold impressions: all empty ones are alike."""
     files = [
         file
@@ -130,38 +127,49 @@ def load_data(model_dir: str) -> TrainingData | None:
     )
 
 
-def used_in_training(model_dir: str, source: input_fn.Source) -> UsedShards:
-    """Returns which shards of a source a model has seen; none if it is not known.
+def used_in_training(
+    model_dir: str, source: input_fn.Source, *, calibrated_on: Collection[str] = ()
+) -> dict[str, tuple[str, ...]] | None:
+    """Returns the files of a source that a model has seen, by what they were used for.
+
+    The uses are `training`, `early stopping` and `calibration`; one without files is left out. None
+    if it is not known: an older release trained the model.
 
     Shards are compared whole: records that were written again, otherwise divided, look new.
+
+    Args:
+      model_dir: of the model.
+      source: to look for.
+      calibrated_on: fingerprints of the shards to which its calibration was fitted.
     """
     data = load_data(model_dir)
-    if data is None:
-        return UsedShards(trained=(), stopped_on=())
-    trained = {shard.fingerprint for shard in data.train}
-    validated = {shard.fingerprint for shard in data.validation if data.early_stopping}
-    shards = _identify_shards(source)
-    return UsedShards(
-        trained=tuple(shard.file for shard in shards if shard.fingerprint in trained),
-        stopped_on=tuple(shard.file for shard in shards if shard.fingerprint in validated),
-    )
-
-
-def judge_used(model_dir: str, source: input_fn.Source) -> Finding | None:
-    """Returns what is wrong if a model is measured on what it was trained or stopped early on."""
-    used = used_in_training(model_dir, source)
-    kinds = {"trained on": used.trained, "used for early stopping": used.stopped_on}
-    found = [
-        f"{len(files)} of {len(source.files)} shards were {what}, such as {files[0]!r}"
-        for what, files in kinds.items()
-        if files
-    ]
-    if not found:
+    if data is None and not calibrated_on:
         return None
+    seen: dict[str, Collection[str]] = {CALIBRATION: set(calibrated_on)}
+    if data is not None:
+        seen[TRAINING] = {shard.fingerprint for shard in data.train}
+        if data.early_stopping:
+            seen[EARLY_STOPPING] = {shard.fingerprint for shard in data.validation}
+    shards = identify_shards(source)
+    found = {
+        use: tuple(shard.file for shard in shards if shard.fingerprint in seen.get(use, ()))
+        for use in (TRAINING, EARLY_STOPPING, CALIBRATION)
+    }
+    return {use: files for use, files in found.items() if files}
+
+
+def judge_used(used: Mapping[str, Sequence[str]] | None, source: input_fn.Source) -> Finding | None:
+    """Returns what is wrong if a model is measured on, or fitted to, shards that it has seen."""
+    if not used:
+        return None
+    found = [
+        f"{len(files)} of {len(source.files)} shards were used for {use}, such as {files[0]!r}"
+        for use, files in used.items()
+    ]
     return Finding(
         guard="used_data",
-        message="A model is measured on impressions that it has not seen, and "
-        f"{' and '.join(found)}: its metrics look better than they are. Name other files with "
+        message="A model is measured or calibrated on impressions that it has not seen, and "
+        f"{' and '.join(found)}: it looks better on them than it is. Name other files with "
         "--files, or another --split.",
     )
 

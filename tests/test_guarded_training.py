@@ -4,6 +4,7 @@ Each break is met by a run that stops, one that warns and one that looks away.
 """
 
 import dataclasses
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import config, input_fn, model_directory, shards, training, training_data
+from esmm_tf import (
+    calibrate,
+    config,
+    evaluate,
+    input_fn,
+    model_directory,
+    shards,
+    training,
+    training_data,
+)
 from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.errors import UserError
 from esmm_tf.schema import Feature, Schema
@@ -68,13 +78,23 @@ def write_data(directory, *, train=keep, validation=keep):
     return directory
 
 
-def train(data, model_dir, *, validation_files=None, epochs=1, learning_rate=0.001, **guards):
+def train(
+    data,
+    model_dir,
+    *,
+    validation_files=None,
+    epochs=1,
+    early_stopping_patience=0,
+    learning_rate=0.001,
+    **guards,
+):
     training.train(
         config.TrainConfig(
             train_files=str(data),
             validation_files=str(validation_files or data),
             model_dir=str(model_dir),
             epochs=epochs,
+            early_stopping_patience=early_stopping_patience,
         ),
         config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
         config.OptimizerConfig(learning_rate=learning_rate),
@@ -83,10 +103,10 @@ def train(data, model_dir, *, validation_files=None, epochs=1, learning_rate=0.0
     )
 
 
-def read_guards(model_dir):
-    """Returns the latest value of each scalar under `guard/`."""
+def read_guards(model_dir, name="train"):
+    """Returns the latest value of each scalar under `guard/` of one of the curves."""
     values = {}
-    for path in sorted((model_dir / "tensorboard" / "train").iterdir()):
+    for path in sorted((model_dir / "tensorboard" / name).iterdir()):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 if value.tag.startswith("guard/"):
@@ -366,3 +386,75 @@ def test_a_model_knows_on_which_shards_it_was_trained(healthy, tmp_path):
     assert [shard.file for shard in data.train] == [str(healthy / SHARD["train"])]
     assert [shard.file for shard in data.validation] == [str(healthy / SHARD["validation"])]
     assert data.early_stopping is False
+
+
+@pytest.fixture(scope="module")
+def stopped_early(healthy, tmp_path_factory):
+    """Returns the directory of a model whose training the validation split may have ended."""
+    directory = tmp_path_factory.mktemp("stopped") / "model"
+    train(healthy, directory, epochs=1, early_stopping_patience=1)
+    return directory
+
+
+def evaluate_on(model_dir, data, *, split, **changes):
+    evaluate.main(
+        config.ScoreConfig(model_dir=str(model_dir), files=str(data), split=split),
+        config.EvaluateConfig(**changes),
+    )
+
+
+def test_evaluation_on_data_of_early_stopping_is_refused_when_asked(healthy, stopped_early):
+    message = (
+        r"A model is measured or calibrated on impressions that it has not seen, and 1 of 1 shards "
+        r"were used for early stopping, such as '.*/validation-00000-of-00001\.tfrecord': .*"
+        r"give --on_used_data=warn\.$"
+    )
+
+    with pytest.raises(UserError, match=message):
+        evaluate_on(stopped_early, healthy, split="validation", on_used_data="stop")
+
+    assert read_guards(stopped_early, "evaluation")["used_shards"] == 1
+
+
+def test_evaluation_on_data_of_early_stopping_is_warned_of(healthy, stopped_early, capsys):
+    evaluate_on(stopped_early, healthy, split="validation")
+
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("warning: A model is measured or calibrated on impressions that it ")
+    found = json.loads((stopped_early / "evaluation.json").read_text())
+    assert found["used_in_training"] == ["early stopping"]
+
+
+def test_evaluation_on_data_that_calibration_was_fitted_to_is_warned_of(healthy, tmp_path, capsys):
+    train(healthy, tmp_path, epochs=1)
+    calibrate.main(config.CalibrateConfig(model_dir=str(tmp_path), files=str(healthy)))
+    assert capsys.readouterr().err == ""
+
+    evaluate_on(tmp_path, healthy, split="validation")
+
+    assert "1 of 1 shards were used for calibration" in capsys.readouterr().err
+
+
+def test_calibration_on_training_data_is_warned_of(healthy, tmp_path, capsys):
+    train(healthy, tmp_path, epochs=1)
+
+    calibrate.main(
+        config.CalibrateConfig(model_dir=str(tmp_path), files=str(healthy), split="train")
+    )
+
+    assert "1 of 1 shards were used for training" in capsys.readouterr().err
+
+
+def test_validation_that_is_sampled_otherwise_is_warned_of(healthy, tmp_path, capsys):
+    manifest = json.loads((healthy / "manifest.json").read_text())
+    sampled = tmp_path / "sampled"
+    shutil.copytree(healthy, sampled)
+    manifest["negative_keep_rate"] = {"train": 0.5}
+    (sampled / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+    train(sampled, tmp_path / "model")
+
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith(
+        "warning: Training keeps 0.5 of the unclicked impressions and validation 1, so that the "
+    )

@@ -62,7 +62,7 @@ def test_data_used_in_training_are_warned_of_first():
 
     assert first == Remark(
         kind="warning",
-        text="These data were used in training (training, early stopping). The figures are better "
+        text="The model has seen these data (training, early stopping). The figures are better "
         "than they will be on new data.",
     )
 

@@ -114,20 +114,21 @@ def test_data_of_another_format_is_refused(tmp_path):
 def test_of_an_older_model_nothing_is_known(data_set, tmp_path):
     used = training_data.used_in_training(str(tmp_path), find(data_set))
 
-    assert used == training_data.UsedShards(trained=(), stopped_on=())
-    assert training_data.judge_used(str(tmp_path), find(data_set)) is None
+    assert used is None
+    assert training_data.judge_used(used, find(data_set)) is None
 
 
 def test_a_model_measured_on_what_it_was_trained_on_is_told(data_set, copied, tmp_path):
     training_data.save_data(identify(find(data_set)), str(tmp_path))
 
-    finding = training_data.judge_used(str(tmp_path), find(copied))
+    used = training_data.used_in_training(str(tmp_path), find(copied))
+    finding = training_data.judge_used(used, find(copied))
 
     assert finding.guard == "used_data"
     assert finding.message == (
-        "A model is measured on impressions that it has not seen, and 3 of 3 shards were trained "
-        f"on, such as '{copied}/train-00000-of-00003.tfrecord': its metrics look better than they "
-        "are. Name other files with --files, or another --split."
+        "A model is measured or calibrated on impressions that it has not seen, and 3 of 3 shards "
+        f"were used for training, such as '{copied}/train-00000-of-00003.tfrecord': it looks "
+        "better on them than it is. Name other files with --files, or another --split."
     )
 
 
@@ -138,15 +139,28 @@ def test_validation_shards_matter_if_they_decided_when_to_stop(data_set, tmp_pat
     training_data.save_data(data, str(tmp_path))
 
     used = training_data.used_in_training(str(tmp_path), validation)
-    finding = training_data.judge_used(str(tmp_path), validation)
 
-    assert used.trained == ()
-    assert len(used.stopped_on) == early_stopping
-    assert (finding is not None) == early_stopping
-    assert not early_stopping or "1 of 3 shards were used for early stopping" in finding.message
+    assert list(used) == ["early stopping"] * early_stopping
+    assert sum(map(len, used.values())) == early_stopping
+
+
+def test_shards_that_calibration_was_fitted_to_were_seen_too(data_set, tmp_path):
+    training_data.save_data(identify(find(data_set)), str(tmp_path))
+    source = find(data_set, "test")
+    fingerprints = [shard.fingerprint for shard in training_data.identify_shards(source)]
+
+    used = training_data.used_in_training(str(tmp_path), source, calibrated_on=fingerprints)
+
+    assert list(used) == ["calibration"]
+    assert "1 of 3 shards were used for calibration" in (
+        training_data.judge_used(used, source).message
+    )
 
 
 def test_shards_that_the_model_has_not_seen_are_fine(data_set, tmp_path):
     training_data.save_data(identify(find(data_set), early_stopping=True), str(tmp_path))
 
-    assert training_data.judge_used(str(tmp_path), find(data_set, "test")) is None
+    used = training_data.used_in_training(str(tmp_path), find(data_set, "test"))
+
+    assert used == {}
+    assert training_data.judge_used(used, find(data_set, "test")) is None
