@@ -13,8 +13,9 @@ import tf_keras
 
 from esmm_tf import keys
 
-_LOWEST_LOGIT, _HIGHEST_LOGIT = -20.0, 12.0
-_NUM_BINS = 32768
+_BINS_A_UNIT = 1024
+_CENTRE, _EVEN, _TAIL = -4.0, 12.0, 4.0
+_NUM_BINS = int(2 * (_EVEN + _TAIL)) * _BINS_A_UNIT
 _RECENT_IMPRESSIONS = 10_000.0
 
 
@@ -32,42 +33,65 @@ class _LogitMetric(tf_keras.metrics.Metric):
 class StreamingAUC(_LogitMetric):
     """Area under the ROC curve from two histograms over the logit.
 
-    Thresholds are even in logit space, 1/1024 apart from -20 to 12, so that they stay dense where
-    rare events put their scores. Impressions in one bin count as tied. The result is NaN until
-    both classes have been seen.
+    A bin is 1/1024 wide from -16 to 8, where rare events put their scores, and wider outside, out
+    to infinity. Beside its weight a bin keeps where in it each class lies on average, and counts
+    the pairs within by that: half of them won where both classes lie at one place, as tied
+    impressions do. The result is NaN until both classes have been seen, and after a NaN logit.
 
-    It is within 1e-4 of the exact AUC at base rates from 0.1 down to 1e-5, with as few as 30
-    positives, while the logits have a standard deviation of 0.3 or more; at one of 0.05 within
-    5e-4 (tests/test_metrics.py).
+    It is within 1e-4 of the exact AUC at base rates from 0.1 down to 1e-5, with as few as 20
+    positives, for logits with a smooth density and a standard deviation of 0.01 or more, normal or
+    with heavy tails: of 2,000 sets of them at most 6e-5 off. At 0.003 it was within 3e-4. What
+    counts is that no bin holds much of both classes: where most logits lie within 1/1024 of each
+    other, as before a head has learned, it can be 0.04 off.
     """
 
     def __init__(self, name: str = "auc", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
-        self._positives = self.add_weight("positives", [_NUM_BINS], initializer="zeros")
-        self._negatives = self.add_weight("negatives", [_NUM_BINS], initializer="zeros")
+        self._positives, self._negatives, self._positive_places, self._negative_places = (
+            self.add_weight(histogram, [_NUM_BINS], initializer="zeros")
+            for histogram in ("positives", "negatives", "positive_places", "negative_places")
+        )
 
     def update_state(
         self, labels: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
         """Adds a batch. One without positives counts: its negatives are kept."""
         labels, logits, weights = _flat(labels, logits, sample_weight)
-        place = (logits - _LOWEST_LOGIT) * (_NUM_BINS / (_HIGHEST_LOGIT - _LOWEST_LOGIT))
-        bins = tf.cast(tf.clip_by_value(place, 0, _NUM_BINS - 1), tf.int32)
-        self._positives.assign_add(tf.math.unsorted_segment_sum(weights * labels, bins, _NUM_BINS))
-        self._negatives.assign_add(
-            tf.math.unsorted_segment_sum(weights * (1 - labels), bins, _NUM_BINS)
-        )
+        weights = tf.where(tf.math.is_nan(logits), logits, weights)
+        bins, places = _bins(logits)
+        positives, negatives = weights * labels, weights * (1 - labels)
+        for histogram, values in (
+            (self._positives, positives),
+            (self._negatives, negatives),
+            (self._positive_places, positives * places),
+            (self._negative_places, negatives * places),
+        ):
+            histogram.assign_add(tf.math.unsorted_segment_sum(values, bins, _NUM_BINS))
 
     def result(self) -> tf.Tensor:
         """Returns the AUC, float64 scalar."""
-        below = tf.cumsum(self._negatives, exclusive=True)
-        wins = tf.reduce_sum(self._positives * (below + self._negatives / 2))
-        return wins / (tf.reduce_sum(self._positives) * tf.reduce_sum(self._negatives))
+        positives, negatives = tf.identity(self._positives), tf.identity(self._negatives)
+        below = tf.cumsum(negatives, exclusive=True)
+        half = positives * negatives / 2
+        ahead = self._positive_places * negatives - self._negative_places * positives
+        wins = tf.reduce_sum(positives * below + half + tf.clip_by_value(ahead, -half, half))
+        return wins / (tf.reduce_sum(positives) * tf.reduce_sum(negatives))
 
     def reset_state(self) -> None:
         """Empties the histograms."""
-        for histogram in (self._positives, self._negatives):
+        for histogram in self.weights:
             histogram.assign(tf.zeros_like(histogram))
+
+
+def _bins(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns each logit's bin, int32, and its place within, from 0 to 1; NaN counts as 0."""
+    offset = tf.where(tf.math.is_nan(logits), tf.zeros_like(logits), logits) - _CENTRE
+    size = tf.abs(offset)
+    tail = _TAIL - _TAIL**2 / (_TAIL + tf.maximum(size - _EVEN, 0))
+    squeezed = tf.sign(offset) * (tf.minimum(size, _EVEN) + tail)
+    scaled = (squeezed + _EVEN + _TAIL) * _BINS_A_UNIT
+    bins = tf.minimum(tf.floor(scaled), _NUM_BINS - 1)
+    return tf.cast(bins, tf.int32), scaled - bins
 
 
 class StreamingLogLoss(_LogitMetric):

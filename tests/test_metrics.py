@@ -201,13 +201,27 @@ def test_weights_of_a_wrong_shape_raise(metric_class, shape):
         metric.update_state(tf.zeros([4]), tf.zeros([4]), tf.ones(shape))
 
 
-def test_auc_separates_only_within_its_range_at_extreme_logits():
+def test_auc_separates_at_extreme_logits():
     labels = np.array([0, 0, 1, 1, 1])
     logits = np.array([-1000.0, -100.0, 100.0, 1000.0, np.inf])
 
     assert measure(StreamingAUC, (labels, logits)) == 1.0
     assert measure(StreamingAUC, (1 - labels, logits)) == 0.0
-    assert measure(StreamingAUC, ([0, 1], [100.0, 1000.0])) == 0.5
+    assert measure(StreamingAUC, ([0, 1], [100.0, 1000.0])) == 1.0
+    assert measure(StreamingAUC, ([0, 1], [np.inf, np.inf])) == 0.5
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0.0, 0.5), (0.25, 0.75), (0.5, 1.0), (0.9, 1.0)])
+def test_auc_within_a_bin_goes_by_how_far_one_class_lies_ahead_on_average(ahead, expected):
+    width = 1 / 1024
+    logits = width * np.array([0.05, 0.05 + ahead, 0.05 + ahead])
+
+    assert measure(StreamingAUC, ([0, 1, 1], logits)) == pytest.approx(expected)
+    assert measure(StreamingAUC, ([1, 0, 0], logits)) == pytest.approx(1 - expected)
+
+
+def test_auc_is_nan_after_a_logit_that_is_nan():
+    assert np.isnan(measure(StreamingAUC, ([0, 1], [0.0, 1.0]), ([0, 1], [np.nan, 1.0])))
 
 
 def test_log_loss_and_calibration_are_exact_at_extreme_logits():
