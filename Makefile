@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_IO ?= .venv-io
 BIN := $(VENV)/bin
-PYTEST := -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+WORKERS ?= 2
+PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 .PHONY: help demo test test-fast test-io lint format expedia clean
 
@@ -11,7 +13,7 @@ help:
 	@echo "make demo       simulated logs -> records -> training -> calibration -> evaluation -> SavedModel"
 	@echo "make test       all tests, with line coverage"
 	@echo "make test-fast  tests that start no processes"
-	@echo "make test-io    all tests but Spark's on TensorFlow 2.17 with tensorflow-io"
+	@echo "make test-io    all tests but the pipelines' on TensorFlow 2.17 with tensorflow-io"
 	@echo "make lint       ruff, mypy, the contract between layers"
 	@echo "make format     ruff format and its safe fixes"
 	@echo "make expedia EXPEDIA_CSV=train.csv   the table of the README, 5 seeds"
@@ -43,13 +45,13 @@ demo: $(VENV)/.installed
 	@echo "Serving:  docker run -p 8501:8501 -v '$(CURDIR)/demo/export:/models/esmm' -e MODEL_NAME=esmm tensorflow/serving"
 
 test: $(VENV)/.installed
-	$(BIN)/python $(PYTEST)
+	$(BIN)/python $(PYTEST) $(COVERAGE)
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow and not spark'
+	$(BIN)/python $(PYTEST) -m 'not slow and not spark'
 
 test-io: $(VENV_IO)/.installed
-	$(VENV_IO)/bin/python -m pytest -m 'not spark'
+	$(VENV_IO)/bin/python $(PYTEST) --ignore=tests/pipelines
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -44,6 +44,7 @@ DEV = [
     *REPORT,  # the report's tests
     "pytest>=8.2,<10",  # test runner
     "pytest-cov>=5,<8",  # line coverage
+    "pytest-xdist>=3.6,<4",  # tests in several processes
     "hypothesis>=6.100,<7",  # property tests of the record format
     "scikit-learn>=1.4,<2",  # reference of metrics
     "ruff>=0.9,<1",  # format and lint

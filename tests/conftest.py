@@ -5,12 +5,14 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+
+# isort: split
 import hypothesis
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import esmm_tf.startup  # noqa: F401 - holds back TensorFlow's start-up messages
 from esmm_tf import columns, config, model_directory, shards
 from esmm_tf import schema as schema_lib
 from esmm_tf.methods import esmm

@@ -15,7 +15,7 @@ from esmm_tf import manifest, schema_file
 from esmm_tf.errors import UserError
 from pipelines import ali_ccp_fields, ali_ccp_raw, exposure, synthetic, world
 
-SCHEMA = str(pathlib.Path(__file__).parents[1] / "tfrecords_schema" / "ali_ccp.toml")
+SCHEMA = str(pathlib.Path(__file__).parents[2] / "tfrecords_schema" / "ali_ccp.toml")
 SPLITS = ("train", "test")
 KINDS = ("sample_skeleton", "common_features", "oracle")
 FEATURE = rb"\d+(_14)?\x02[1-9]\d*\x03(\d+\.\d+)"

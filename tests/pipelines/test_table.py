@@ -26,7 +26,7 @@ from esmm_tf.schema import Feature, Key, Labels, Schema
 from pipelines import table
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.spark)]
 HASHED = HashBucketColumn(hash_buckets=100)
 SHOP = Schema(

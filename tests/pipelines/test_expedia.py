@@ -17,7 +17,7 @@ from esmm_tf.errors import UserError
 from pipelines import expedia
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "expedia" / "train_1000_searches.csv"
 HEADER = (
     "srch_id,date_time,site_id,visitor_location_country_id,visitor_hist_starrating,"
