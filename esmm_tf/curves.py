@@ -11,6 +11,7 @@ from esmm_tf.task_metrics import Space
 MAX_POINTS = 200
 HISTOGRAM_BINS = 60
 _WIDEST_LOGIT = 30.0
+_NARROWEST_SPAN = 1e-3  # float32 cannot tell the edges of so many bins within less
 
 
 def reliability(space: Space) -> list[dict[str, Any]]:
@@ -75,6 +76,8 @@ def histogram(logits: np.ndarray, click: np.ndarray, weight: np.ndarray | None) 
     """Returns how the logits of clicked and of unclicked impressions are spread, by weight."""
     logits = np.clip(logits, -_WIDEST_LOGIT, _WIDEST_LOGIT)
     span = (float(logits.min()), float(logits.max())) if len(logits) else (0.0, 1.0)
+    if span[1] - span[0] < _NARROWEST_SPAN:
+        span = (span[0] - 0.5, span[1] + 0.5)
     result: dict[str, Any] = {}
     for name, inside in (("clicked", click == 1), ("unclicked", click == 0)):
         chosen = None if weight is None else weight[inside]

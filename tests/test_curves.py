@@ -277,6 +277,16 @@ def test_equal_logits_stand_in_one_bin():
     assert found["logit_edges"][0] < 2.5 < found["logit_edges"][-1]
 
 
+@pytest.mark.parametrize("logit", [-30.0, 1.0, 29.99])
+def test_logits_that_float32_hardly_tells_apart_stand_in_bins_about_them(logit):
+    logits = np.float32([logit, np.nextafter(np.float32(logit), np.float32(0))])
+
+    found = curves.histogram(logits, np.array([1, 0], np.uint8), None)
+
+    assert sum(found["clicked"]) == sum(found["unclicked"]) == 1
+    assert found["logit_edges"][0] < logit < found["logit_edges"][-1]
+
+
 def test_no_logits_make_an_empty_histogram():
     found = curves.histogram(np.zeros(0, np.float32), np.zeros(0, np.uint8), None)
 
