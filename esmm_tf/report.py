@@ -1,8 +1,6 @@
 """A page that shows an evaluation: tables and plots in one file that needs no other."""
 
-import base64
 import dataclasses
-import importlib
 import itertools
 import os
 import re
@@ -11,8 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import report_remarks, report_text
+from esmm_tf import report_page, report_remarks, report_text
 from esmm_tf.errors import UserError
+from esmm_tf.report_page import Plot, write_file
 from esmm_tf.report_text import METRICS, task_title
 
 FORMAT_VERSION = 2
@@ -22,20 +21,6 @@ SLICE_PLOTS = ("auc", "calibration")
 SLICE_COLUMNS = ("auc", "normalized_entropy", "log_loss", "calibration")
 
 Rows = Sequence[tuple[str, Mapping[str, Any]]]  # values of a field and the metrics of each
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A picture of the page: the name of its file, PNG bytes, and what it shows in words."""
-
-    file: str
-    png: bytes
-    alt: str
-
-    @property
-    def source(self) -> str:
-        """Returns the picture as the address of an `img`."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,9 +71,9 @@ def write_report(result: Mapping[str, Any], directory: str) -> str:
     tf.io.gfile.makedirs(directory)
     sliced = [plot for field in slices for part in field.tasks for plot in part.plots]
     for plot in (*itertools.chain(*sections.values()), *sliced):
-        _write(os.path.join(directory, plot.file), plot.png)
+        write_file(os.path.join(directory, plot.file), plot.png)
     path = os.path.join(directory, PAGE)
-    _write(path, page.encode("utf-8"))
+    write_file(path, page.encode("utf-8"))
     return path
 
 
@@ -102,14 +87,7 @@ def check_installed() -> None:
 
 
 def _load_extra() -> tuple[Any, Any]:
-    """Returns the module that draws, which needs Matplotlib, and Jinja2."""
-    try:
-        return importlib.import_module("esmm_tf.report_plots"), importlib.import_module("jinja2")
-    except ImportError:
-        raise UserError(
-            "A report needs Matplotlib and Jinja2. Install them with pip install "
-            "'esmm_tf[report]', or leave out --report_dir."
-        ) from None
+    return report_page.load_extra("report_plots", otherwise=", or leave out --report_dir")
 
 
 def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
@@ -127,26 +105,9 @@ def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
 
 
 def _environment(jinja2: Any) -> Any:
-    """Returns what renders templates of this package: all text escaped, no name left undefined."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("esmm_tf"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("number", "bounds", "signed", "count", "percent", "p_value"):
-        environment.filters[name] = getattr(report_text, name)
-    for name in ("task_title", "interval_of", "share"):
-        environment.globals[name] = getattr(report_text, name)
+    environment = report_page.build_environment(jinja2)
     environment.globals["verdict"] = report_remarks.verdict
     return environment
-
-
-def _write(path: str, content: bytes) -> None:
-    with tf.io.gfile.GFile(f"{path}.tmp", "wb") as file:
-        file.write(content)
-    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)
 
 
 def _draw_reliability(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:

@@ -1,38 +1,21 @@
 """Figures of an evaluation. Rates are small, so axes of probabilities are logarithmic."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.style
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from esmm_tf import keys, report_text
+from esmm_tf.plot_style import BLUE, GREY, ORANGE, STYLE, legend_above, nothing, plain
+from esmm_tf.plot_style import to_png as _png
 
-DPI = 150
-BLUE, ORANGE, GREY = "#1f5fa8", "#c4561a", "#767676"
-# Matplotlib's own defaults, then ours, whatever the reader's matplotlibrc says.
-_STYLE: list[Any] = [
-    "default",
-    {
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "#e4e4e4",
-        "legend.frameon": False,
-        "text.parse_math": False,
-    },
-]
 _SIZE = (4.6, 3.9)  # inches
 _LABEL_LENGTH = 20
 _PROBABILITIES = (1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -57,7 +40,7 @@ def draw_reliability(
       values: of the task in `evaluation.json`.
       histogram: of the task's score there, or None.
     """
-    with matplotlib.style.context(_STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(4.6, 5.0), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         above.set_title(f"{report_text.task_title(task)}: reliability")
@@ -67,7 +50,7 @@ def draw_reliability(
             if part["mean_prediction"] and part["mean_label"] is not None
         ]
         if not bins:
-            return _nothing(figure)
+            return nothing(figure)
         sides = ("clicked",) if task == keys.CVR_CLICKED else ("clicked", "unclicked")
         edges, heights = _trimmed(histogram or {}, sides, tail=1e-3)
         edges = 1 / (1 + np.exp(-edges))
@@ -112,13 +95,13 @@ def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
 
 def draw_roc(task: str, values: Mapping[str, Any]) -> bytes:
     """Returns the PNG of the ROC curve of a task of `evaluation.json`."""
-    with matplotlib.style.context(_STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
         axes.set_title(f"{report_text.task_title(task)}: ROC")
         x, y = _points(values.get("roc") or {}, "false_positive_rate", "true_positive_rate")
         if not len(x):
-            return _nothing(figure)
+            return nothing(figure)
         axes.plot(x, y, color=BLUE, label=f"AUC {_value_with_bounds(values, 'auc')}")
         axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="random order")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -129,13 +112,13 @@ def draw_roc(task: str, values: Mapping[str, Any]) -> bytes:
 
 def draw_precision_recall(task: str, values: Mapping[str, Any]) -> bytes:
     """Returns the PNG of precision against recall; the base rate is the last precision."""
-    with matplotlib.style.context(_STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         figure.suptitle(f"{report_text.task_title(task)}: precision and recall", fontsize=10)
         axes = figure.subplots()
         x, y = _points(values.get("precision_recall") or {}, "recall", "precision")
         if not len(x):
-            return _nothing(figure)
+            return nothing(figure)
         label = f"AP {_value_with_bounds(values, 'average_precision')}"
         axes.plot(x, y, color=BLUE, label=label)
         label = f"base rate {report_text.percent(float(y[-1]))}"
@@ -144,14 +127,14 @@ def draw_precision_recall(task: str, values: Mapping[str, Any]) -> bytes:
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01))
         axes.set(yscale="log", ylim=limits)
         _percent_axis(axes.yaxis, limits)
-        _legend_above(axes)
+        legend_above(axes)
         return _png(figure)
 
 
 def draw_histogram(score: str, histogram: Mapping[str, Any]) -> bytes:
     """Returns the PNG of how a score is spread among clicked and among unclicked impressions."""
     title = report_text.SCORE_TITLES.get(score, score)
-    with matplotlib.style.context(_STYLE):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
         axes.set_title(f"{title} of clicked and unclicked impressions")
@@ -162,7 +145,7 @@ def draw_histogram(score: str, histogram: Mapping[str, Any]) -> bytes:
                 axes.stairs(density, edges, fill=True, color=color, alpha=0.25)
                 axes.stairs(density, edges, color=color, label=side, linewidth=1.4)
         if not axes.get_legend_handles_labels()[1]:
-            return _nothing(figure)
+            return nothing(figure)
         _logit_axis(axes)
         axes.set(xlabel=f"{title}, on the logit scale", ylabel="density")
         axes.legend(loc="best")
@@ -174,13 +157,13 @@ def draw_slices(title: str, dots: Sequence[Dot], *, overall: float | None, name:
 
     The `dots` go from top to bottom. The line is the metric on all impressions, `overall`.
     """
-    with matplotlib.style.context(_STYLE):
+    with matplotlib.style.context(STYLE):
         height = 1.4 + 0.19 * max(len(dots), 3)
         figure = Figure(figsize=(4.6, height), layout="constrained")
         figure.suptitle(plain(title, 52), fontsize=10)
         axes = figure.subplots()
         if all(dot.value is None for dot in dots):
-            return _nothing(figure)
+            return nothing(figure)
         for place, dot in enumerate(dots):
             if dot.value is not None:
                 low, high = dot.interval or (dot.value, dot.value)
@@ -190,7 +173,7 @@ def draw_slices(title: str, dots: Sequence[Dot], *, overall: float | None, name:
             axes.axvline(1, color=ORANGE, linewidth=1, label="calibrated")
         if overall is not None:
             axes.axvline(overall, linestyle="--", color=GREY, linewidth=1, label="all impressions")
-        _legend_above(axes)
+        legend_above(axes)
         axes.set_yticks(range(len(dots)), _tick_labels(dots))
         axes.set_ylim(len(dots) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
@@ -207,19 +190,6 @@ def _tick_labels(dots: Sequence[Dot]) -> list[str]:
             label = f"{label} (row {row})"
         labels.append(label if dot.value is not None else f"{label}  {report_text.DASH}")
     return labels
-
-
-def plain(text: str, length: int) -> str:
-    r"""Returns one line of at most `length` characters, all of which the font of the plots has.
-
-    >>> plain("a\nb", 10), plain("0123456789", 6)
-    ('a�b', '01234…')
-    """
-    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
-    shown = "".join(
-        c if c.isprintable() and ord(c) in known else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 def _trimmed(
@@ -277,24 +247,3 @@ def _logit_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda x, place: f"{100 * places[apart[place]]:.10g} %")
     )
-
-
-def _legend_above(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=2)
-
-
-def _nothing(figure: Figure) -> bytes:
-    """Returns the PNG of a figure that has its title and says that there is nothing to show."""
-    figure.set_size_inches(4.6, 1.4)
-    for axes in figure.axes:
-        axes.set_axis_off()
-    figure.text(0.5, 0.5, "nothing to show", ha="center", color=GREY)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    """Returns a PNG without the version of Matplotlib, so that equal figures are equal bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()

@@ -1,0 +1,67 @@
+"""What the pages of reports share: the extra they need, pictures, templates, and whole files."""
+
+import base64
+import dataclasses
+import importlib
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import report_text
+from esmm_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A picture of the page: the name of its file, PNG bytes, and what it shows in words."""
+
+    file: str
+    png: bytes
+    alt: str
+
+    @property
+    def source(self) -> str:
+        """Returns the picture as the address of an `img`."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+def load_extra(drawing: str, *, otherwise: str = "") -> tuple[Any, Any]:
+    """Returns the module that draws, which needs Matplotlib, and Jinja2.
+
+    Args:
+      drawing: the name of that module.
+      otherwise: what the user can do without them, as the end of the message.
+
+    Raises:
+      UserError: if the extra `report` is not installed.
+    """
+    try:
+        return importlib.import_module(f"esmm_tf.{drawing}"), importlib.import_module("jinja2")
+    except ImportError:
+        raise UserError(
+            "A report needs Matplotlib and Jinja2. Install them with pip install "
+            f"'esmm_tf[report]'{otherwise}."
+        ) from None
+
+
+def build_environment(jinja2: Any) -> Any:
+    """Returns what renders templates of this package: all text escaped, no name left undefined."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("esmm_tf"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("number", "bounds", "signed", "count", "percent", "p_value"):
+        environment.filters[name] = getattr(report_text, name)
+    for name in ("task_title", "interval_of", "share"):
+        environment.globals[name] = getattr(report_text, name)
+    return environment
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Writes the file under a temporary name and renames it."""
+    with tf.io.gfile.GFile(f"{path}.tmp", "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)
