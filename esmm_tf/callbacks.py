@@ -31,7 +31,7 @@ class Progress(tf_keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the bar."""
         if self._bar is not None:
-            shown = {name: f"{logs[name]:.4f}" for name in SHOWN}
+            shown = {name: f"{logs[name]:.4f}" for name in SHOWN if math.isfinite(logs[name])}
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(int(logs["impressions"]) - self._bar.n)
 

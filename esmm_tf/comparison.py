@@ -5,6 +5,7 @@ hard for both cancels out: far narrower than two intervals side by side.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import zipfile
@@ -15,8 +16,10 @@ import numpy as np
 
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import FORMAT_VERSION, finite_or_none
-from esmm_tf.scores import Scores
+from esmm_tf.scores import Divided, Scores
 from esmm_tf.task_metrics import Measurement
+
+_DIVIDED = tuple(field.name for field in dataclasses.fields(Divided))
 
 
 def compare(
@@ -63,6 +66,7 @@ def write_scores(scores: Scores, path: str) -> None:
             data_hash=scores.data_hash(),
             ctr_logits=scores.ctr_logits,
             cvr_logits=scores.cvr_logits,
+            **({} if scores.divided is None else dataclasses.asdict(scores.divided)),
         )
     os.replace(temporary, path)
 
@@ -81,9 +85,12 @@ def load_scores(path: str, scores: Scores) -> Scores:
     """
     check_baseline(path, len(scores))
     saved = _load_arrays(path, "data_hash", "ctr_logits", "cvr_logits")
-    if str(saved.pop("data_hash")) != scores.data_hash():
+    if str(saved["data_hash"]) != scores.data_hash():
         raise _other_impressions(path)
-    return scores.with_logits(**saved)
+    divided = {name: saved[name] for name in _DIVIDED if name in saved}
+    return scores.with_logits(
+        saved["ctr_logits"], saved["cvr_logits"], Divided(**divided) if divided else None
+    )
 
 
 def check_baseline(path: str, impressions: int) -> None:
@@ -112,10 +119,14 @@ def check_baseline(path: str, impressions: int) -> None:
 
 
 def _load_arrays(path: str, *names: str) -> dict[str, np.ndarray]:
-    """Returns some of what `write_scores` wrote beside the evaluation at `path`."""
+    """Returns some of what `write_scores` wrote beside the evaluation at `path`.
+
+    Where there are logits, those of a method that divides come with them.
+    """
     try:
         with open(scores_path(path), "rb") as file, np.load(file) as saved:
-            return {name: saved[name] for name in names}
+            more = [name for name in _DIVIDED if name in saved and len(names) > 1]
+            return {name: saved[name] for name in (*names, *more)}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         raise UserError(
             f"--baseline is {path!r}, and its scores are not in {scores_path(path)!r}. Keep the "

@@ -43,9 +43,41 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_above(self, 0, "embedding_dim")
-        _check_at_least_zero(self, "ctr_loss_weight", "ctcvr_loss_weight")
+        _check_at_least_zero(self, *self.loss_weights)
         if any(units <= 0 for units in self.hidden_units):
             raise UserError(f"--hidden_units is {self.hidden_units}. Give numbers above 0.")
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Returns the weight of each term of a loss, by the name of its flag; others weigh 1."""
+        names = (f.name for f in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in names if name.endswith("_loss_weight")}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Which system is trained; the default is ESMM."""
+
+    method: str = setting(
+        "esmm",
+        help="esmm, esmm_ns, base, aman, oversampling, unbias, division, ctr (the network from "
+        "which those from base on take pCTR), or the dotted path of a module that defines METHOD",
+    )
+    ctr_model_dir: str = setting(
+        "", help="model directory of a trained --method=ctr, for the methods that take its pCTR"
+    )
+    sampling_rate: float = setting(
+        -1.0,
+        help="aman: share of the unclicked impressions that are negatives (0.1); oversampling: "
+        "how often a conversion is trained on (2); unbias: a click is rejected with probability "
+        "pCTR at 0 (0), and kept with min(1, rate * click_share / pCTR) above; below 0 stands for "
+        "the default, in brackets",
+    )
+
+    @property
+    def rate(self) -> float | None:
+        """Returns the sampling rate that is given, or None for the method's default."""
+        return None if self.sampling_rate < 0 else self.sampling_rate
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +124,11 @@ class TrainConfig:
         "'validation'",
     )
     schema: str = setting("", help="schema file; by default schema.toml beside the records")
+    train_fraction: float = setting(
+        1.0,
+        help="share of the training groups that is trained on, chosen by a hash of their content, "
+        "above 0 and at most 1; a larger share holds the smaller ones",
+    )
     epochs: int = setting(1, help="passes over the training records")
     early_stopping_patience: int = setting(
         0,
@@ -103,8 +140,10 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_above(self, 0, "epochs")
+        _check_above(self, 0, "epochs", "train_fraction")
         _check_at_least_zero(self, "early_stopping_patience", "seed")
+        if self.train_fraction > 1:
+            raise UserError(f"--train_fraction is {self.train_fraction}. Give at most 1.")
         if self.early_stopping_patience and not self.validation_files:
             raise UserError(
                 f"--early_stopping_patience is {self.early_stopping_patience} and there are no "
@@ -244,6 +283,48 @@ class PredictConfig:
     """Where predictions go, and in which format."""
 
     output: str = setting(help="file to write; its ending chooses .jsonl, .csv or .parquet")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Which methods are compared, on what, how often, and how each is tuned."""
+
+    data_dir: str = setting(
+        help="data set with the splits train, validation (on which every choice is made) and test"
+    )
+    output_dir: str = setting(
+        help="directory for runs and results; started again with it, a comparison goes on"
+    )
+    schema: str = setting("", help="schema file; by default schema.toml beside the records")
+    methods: tuple[str, ...] = setting(
+        ("base", "aman", "oversampling", "unbias", "division", "esmm_ns", "esmm"),
+        help="methods to compare, comma-separated",
+    )
+    seeds: int = setting(5, help="models of each method, each with another seed")
+    fractions: tuple[float, ...] = setting(
+        (1.0,),
+        help="shares of the training groups, comma-separated, each above 0 and at most 1; the "
+        "paper's Figure 3 has 0.01,0.05,0.1,0.2,0.5,1",
+    )
+    learning_rates: tuple[float, ...] = setting(
+        (0.001, 0.0003), help="step sizes of Adam among which validation chooses, for each method"
+    )
+    epochs: int = setting(
+        20,
+        help="passes over the training records, at most; those of a method that samples are short",
+    )
+    early_stopping_patience: int = setting(
+        1, help="epochs without a lower validation loss before a run stops; the best one is kept"
+    )
+    processes: int = setting(1, help="runs at a time")
+
+    def __post_init__(self) -> None:
+        _check_above(self, 0, "seeds", "epochs", "early_stopping_patience", "processes")
+        for name in ("methods", "fractions", "learning_rates"):
+            if not getattr(self, name):
+                raise UserError(f"--{name} is empty. Give one or more, comma-separated.")
+        if not all(0 < fraction <= 1 for fraction in self.fractions):
+            raise UserError(f"--fractions is {self.fractions}. Give numbers above 0 and at most 1.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ def _prepare_baseline(
 
     def score_again(scored: Scores) -> Scores:
         found = _collect(other, score, source, slices=())
-        return scored.with_logits(found.ctr_logits, found.cvr_logits)
+        return scored.with_logits(found.ctr_logits, found.cvr_logits, found.divided)
 
     return score_again
 

@@ -86,18 +86,29 @@ def _spaces(scores: Scores) -> dict[str, Callable[[], Space]]:
     }
     truth = _true(scores, keys.CVR_ENTIRE)
     if truth is not None:
-        spaces[keys.CVR_ENTIRE] = lambda: build(scores.cvr_logits, truth, truth=truth)
+        spaces[keys.CVR_ENTIRE] = lambda: _cvr_space(scores, truth, truth=truth)
     return spaces
 
 
 def _clicked_space(scores: Scores) -> Space:
     clicked = scores.take(np.flatnonzero(scores.click))
     truth = _true(clicked, keys.CVR_CLICKED)
-    return _build_space(clicked, clicked.cvr_logits, clicked.conversion, truth=truth)
+    return _cvr_space(clicked, clicked.conversion, truth=truth)
+
+
+def _cvr_space(scores: Scores, labels: np.ndarray, *, truth: np.ndarray | None) -> Space:
+    if scores.divided is None:
+        return _build_space(scores, scores.cvr_logits, labels, truth=truth)
+    return _build_space(scores, scores.divided.cvr_log_ratio, labels, truth=truth, is_log=True)
 
 
 def _build_space(
-    scores: Scores, logits: np.ndarray, labels: np.ndarray, *, truth: np.ndarray | None
+    scores: Scores,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    *,
+    truth: np.ndarray | None,
+    is_log: bool = False,
 ) -> Space:
     """Returns all of the impressions with one of their scores and labels."""
     is_hard = labels.dtype == np.uint8
@@ -115,6 +126,7 @@ def _build_space(
         groups=scores.group_numbers,
         has_gauc=is_hard,
         truth=truth,
+        is_log=is_log,
     )
 
 

@@ -1,7 +1,7 @@
 """What is watched while a model trains: labels, heads, the loss and calibration."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,7 +14,9 @@ from esmm_tf.findings import Finding, act
 MIN_POSITIVES = 20  # the standard error of a calibration is then 22 %
 
 _WARM_UP_STEPS = 100  # every head is constant at first
-_SPREADS = (f"{keys.CTR_LOGITS}_std", f"{keys.CVR_LOGITS}_std")
+_SPREADS = tuple(
+    f"{logits}_std" for logits in (keys.CTR_LOGITS, keys.CVR_LOGITS, keys.CTCVR_LOGITS)
+)
 _POSITIVES = {keys.CTR: "clicks", keys.CTCVR: "conversions"}  # the tasks that have a loss
 
 Logs = Mapping[str, float]
@@ -33,6 +35,7 @@ class EpochGuards(tf_keras.callbacks.Callback):
       impressions: of the training data.
       save_batch: saves a batch, given by its split and its place in the epoch, and returns a
         sentence that says where.
+      tasks: what the model is trained on, and so should be calibrated for.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class EpochGuards(tf_keras.callbacks.Callback):
         writer: tf.summary.SummaryWriter,
         impressions: int,
         save_batch: SaveBatch,
+        tasks: Sequence[str] = keys.TASKS,
     ) -> None:
         super().__init__()
         self._config = config
         self._writer = writer
         self._impressions = impressions
         self._save_batch = save_batch
+        self._tasks = tasks
         self._found: set[str] = set()
         self._halfway: Logs | None = None
         self._began_finite = True
@@ -100,7 +105,11 @@ class EpochGuards(tf_keras.callbacks.Callback):
             split, judged, since = keys.VALIDATION, validation, None
         else:
             split, judged, since = keys.TRAIN, train, self._halfway
-        ratios = {task: calibration(judged, task, since=since) for task in _POSITIVES}
+        ratios = {
+            task: calibration(judged, task, since=since)
+            for task in _POSITIVES
+            if task in self._tasks
+        }
         unnested = train["unnested_labels"] + (validation or {}).get("unnested_labels", 0)
         self._write(
             {

@@ -3,15 +3,30 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import keys, manifest, progress, records
+from esmm_tf import group_batches, keys, manifest, progress, records
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
+from esmm_tf.sampling import LabelCounts, Sampler
 from esmm_tf.schema import Schema
+
+_FRACTION_BUCKETS = 1_000_000
+_FRACTION_KEY = (0x65736D6D, 0x7466)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subset:
+    """Which part of the records is read: a share of the groups, and a sample of impressions."""
+
+    fraction: float = 1.0
+    sampler: Sampler | None = None
+
+
+ALL = Subset()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +45,23 @@ class Source:
     @property
     def impressions(self) -> int:
         """Returns the number of impressions in all shards."""
-        return sum(shard.impressions for shard in self.shards)
+        return self.labels.impressions
+
+    @property
+    def labels(self) -> LabelCounts:
+        """Returns the numbers of labels in all shards."""
+        return LabelCounts(
+            impressions=sum(shard.impressions for shard in self.shards),
+            clicks=sum(shard.clicks for shard in self.shards),
+            conversions=sum(shard.conversions for shard in self.shards),
+        )
+
+    @property
+    def click_share(self) -> float:
+        """Returns clicks / impressions of the whole log, of which these records are a sample."""
+        labels = self.labels
+        unclicked = (labels.impressions - labels.clicks) / self.negative_keep_rate
+        return labels.clicks / (labels.clicks + unclicked)
 
     @property
     def directory(self) -> str:
@@ -96,30 +127,57 @@ def build_dataset(
     *,
     seed: int | None = None,
     carry: bool = False,
+    subset: Subset = ALL,
 ) -> tf.data.Dataset:
     """Returns batches as `records.parse_groups` makes them.
 
     A batch is the longest run of consecutive whole groups that holds at most `batch_size`
     impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
     shuffled, the same each time; without, it is the order of the files.
+
+    With a sampler, a batch is drawn of as many groups as give `batch_size` impressions on average,
+    and none is empty.
     """
-    dataset = _serialized_batches(source, config, seed=seed)
+    dataset = _serialized_batches(source, config, seed=seed, subset=subset)
     dataset = dataset.map(
         _parser(schema, carry),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
+    if subset.sampler is not None:
+        dataset = _sampled(dataset, subset.sampler)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
+def _sampled(dataset: tf.data.Dataset, sampler: Sampler) -> tf.data.Dataset:
+    drawn = dataset.enumerate().map(
+        sampler.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    return drawn.filter(lambda batch: tf.size(batch["features"][keys.GROUP_INDEX]) > 0)
+
+
 def read_groups(
-    source: Source, config: InputConfig, *, seed: int | None, batches: range
+    source: Source,
+    schema: Schema,
+    config: InputConfig,
+    *,
+    seed: int | None,
+    batches: range,
+    subset: Subset = ALL,
 ) -> tf.Tensor:
     """Returns the serialized groups of some batches of `build_dataset`, string `[groups]`.
 
-    `batches` counts from 0. Those before them are read again, though not parsed.
+    `batches` counts from 0. Those before them are read again, though not parsed unless there is a
+    sampler. A sampled batch is returned with all the groups that it was drawn of.
     """
-    dataset = _serialized_batches(source, config, seed=seed)
+    dataset = _serialized_batches(source, config, seed=seed, subset=subset)
+    if subset.sampler is not None:
+        draw, parse = subset.sampler.draw, _parser(schema, False)
+
+        def is_drawn_of(place: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
+            return tf.size(draw(place, parse(serialized))["features"][keys.GROUP_INDEX]) > 0
+
+        dataset = dataset.enumerate().filter(is_drawn_of).map(lambda _, serialized: serialized)
     return tf.concat(list(dataset.skip(batches.start).take(len(batches))), axis=0)
 
 
@@ -202,9 +260,13 @@ def _find_shard(file: str, found: manifest.Manifest) -> tuple[str, manifest.Shar
 
 
 def _serialized_batches(
-    source: Source, config: InputConfig, *, seed: int | None
+    source: Source, config: InputConfig, *, seed: int | None, subset: Subset
 ) -> tf.data.Dataset:
     """Returns the serialized groups of each batch, string `[groups]`."""
+    batch_size = config.batch_size
+    if subset.sampler is not None:
+        copies = subset.sampler.sampling.count(source.labels)
+        batch_size = max(round(batch_size * source.impressions / copies), 1)
     files = tf.data.Dataset.from_tensor_slices(list(source.files))
     if seed is not None:
         files = files.shuffle(len(source.files), seed=seed, reshuffle_each_iteration=False)
@@ -216,61 +278,15 @@ def _serialized_batches(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
+    if subset.fraction < 1:
+        dataset = dataset.filter(functools.partial(_is_within, fraction=subset.fraction))
     if seed is not None and config.shuffle_buffer:
         # Keras makes two iterators and reads the second: it must be that of `read_groups`.
         dataset = dataset.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
-    return _cut(dataset, config.batch_size)
+    return group_batches.cut(dataset, batch_size)
 
 
-def _cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-    """Returns the serialized groups of each batch, string `[groups]`.
-
-    Chunks of groups pass through a scan whose state is the groups that did not yet fill a batch;
-    an empty chunk at the end flushes it.
-    """
-    no_groups = tf.zeros([0], tf.string)
-    chunks = dataset.batch(max(batch_size, 64)).map(lambda chunk: (chunk, False))
-    chunks = chunks.concatenate(tf.data.Dataset.from_tensors((no_groups, True)))
-    batches = chunks.scan(no_groups, _cut_chunk(batch_size))
-    return batches.flat_map(tf.data.Dataset.from_tensor_slices)
-
-
-def _cut_chunk(batch_size: int) -> Callable[..., Any]:
-    def cut(
-        left: tf.Tensor, chunk: tuple[tf.Tensor, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.RaggedTensor]:
-        serialized, is_last = chunk
-        groups = tf.concat([left, serialized], axis=0)
-        splits = _batch_splits(tf.cumsum(records.count_impressions(groups)), batch_size)
-        # The last batch may still grow, unless this chunk is the last one.
-        num_whole = tf.size(splits) - tf.cast(~is_last, tf.int32)
-        splits = splits[: tf.maximum(num_whole, 1)]
-        done = splits[-1]
-        return groups[done:], tf.RaggedTensor.from_row_splits(groups[:done], splits, validate=False)
-
-    return cut
-
-
-def _batch_splits(ends: tf.Tensor, batch_size: int) -> tf.Tensor:
-    """Returns where batches begin and end, int64 `[batches + 1]`, from 0 to the number of groups.
-
-    Args:
-      ends: int64 `[groups]`, the number of impressions up to and with each group.
-      batch_size: impressions in a batch, at most.
-    """
-    total = tf.size(ends, out_type=tf.int64)
-    starts = tf.concat([[0], ends], axis=0)
-
-    def add_batch(splits: tf.TensorArray, place: tf.Tensor, count: tf.Tensor) -> Any:
-        limit = starts[place] + batch_size
-        end = tf.searchsorted(ends, [limit], side="right", out_type=tf.int64)[0]
-        place = tf.maximum(end, place + 1)
-        return splits.write(count + 1, place), place, count + 1
-
-    splits = tf.TensorArray(tf.int64, size=1, dynamic_size=True).write(0, tf.constant(0, tf.int64))
-    splits, _, _ = tf.while_loop(
-        lambda _, place, __: place < total,
-        add_batch,
-        (splits, tf.constant(0, tf.int64), tf.constant(0)),
-    )
-    return splits.stack()
+def _is_within(serialized: tf.Tensor, *, fraction: float) -> tf.Tensor:
+    """Returns whether a group is one of this share, by its content: larger shares hold smaller."""
+    bucket = tf.strings.to_hash_bucket_strong(serialized, _FRACTION_BUCKETS, key=_FRACTION_KEY)
+    return bucket < round(fraction * _FRACTION_BUCKETS)

@@ -17,11 +17,18 @@ CTR_LOGITS = "ctr_logits"
 CVR_LOGITS = "cvr_logits"
 CTCVR_LOGITS = "ctcvr_logits"
 
+# Natural logarithm of a pCVR that is a ratio, and may exceed 1.
+CVR_LOG_RATIO = "cvr_log_ratio"
+
+# The part of a model whose pCTR several methods share.
+CTR_NETWORK = "ctr_network"
+
 # Tasks of evaluation: what is predicted, and over which impressions.
 CTR = "ctr"
 CVR_CLICKED = "cvr_clicked"
 CTCVR = "ctcvr"
 CVR_ENTIRE = "cvr_entire"
+TASKS = (CTR, CVR_CLICKED, CTCVR)  # those that a log can show
 
 # Suffixes of record keys: the weights of a feature's values, and the number of values that
 # each impression of a group has.

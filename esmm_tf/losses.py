@@ -1,8 +1,15 @@
-"""Losses of the entire space model, in log space."""
+"""Losses on logits, in log space: means over impressions, each with a sample weight."""
 
 import math
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
+
+from esmm_tf import keys
+
+Labels = Mapping[str, tf.Tensor]
+Outputs = Mapping[str, tf.Tensor]
+LossTerm = Callable[[Labels, Outputs, tf.Tensor | None], tf.Tensor]
 
 _LOG_HALF = -math.log(2.0)
 
@@ -35,22 +42,24 @@ def ctcvr_log_probs(ctr_logits: tf.Tensor, cvr_logits: tf.Tensor) -> tuple[tf.Te
     return log_p, tf.where(log_p < _LOG_HALF, log_not_small, log_not_large)
 
 
-def ctr_loss(
-    click: tf.Tensor, ctr_logits: tf.Tensor, sample_weight: tf.Tensor | None = None
+def cross_entropy(
+    labels: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns the mean over impressions of the cross entropy of click and pCTR (Eq. 3, term 1).
+    """Returns the mean over impressions of the cross entropy of label and `sigmoid(logits)`.
+
+    With click and the click logit it is the first term of Eq. 3. At step 0 it is `ln 2`.
 
     Args:
-      click: float `[impressions]`, 0 or 1.
-      ctr_logits: float `[impressions]`.
+      labels: float `[impressions]`, 0 or 1.
+      logits: float `[impressions]`.
       sample_weight: float `[impressions]`, a scalar, or none. It scales each impression's loss;
         the sum is divided by the number of impressions.
 
     Raises:
       ValueError: if the shapes differ.
     """
-    _check_same_shape(click=click, ctr_logits=ctr_logits)
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=click, logits=ctr_logits)
+    _check_same_shape(labels=labels, logits=logits)
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=logits)
     return _weighted_mean(losses, sample_weight)
 
 
@@ -68,7 +77,7 @@ def ctcvr_loss(
       conversion: float `[impressions]`, 1 where clicked and converted.
       ctr_logits: float `[impressions]`.
       cvr_logits: float `[impressions]`.
-      sample_weight: as in `ctr_loss`.
+      sample_weight: as in `cross_entropy`.
 
     Raises:
       ValueError: if the shapes differ.
@@ -77,6 +86,23 @@ def ctcvr_loss(
     _check_same_shape(conversion=conversion, cvr_logits=cvr_logits)
     losses = -conversion * log_p - (1.0 - conversion) * log_not_p
     return _weighted_mean(losses, sample_weight)
+
+
+def cross_entropy_of(label: str, logits: str) -> LossTerm:
+    """Returns the cross entropy of one label and one of a model's logits, by their keys."""
+    return lambda labels, outputs, weight: cross_entropy(labels[label], outputs[logits], weight)
+
+
+def product_loss(
+    labels: Labels, outputs: Outputs, sample_weight: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Returns the second term of Eq. 3, that of the product of pCTR and pCVR."""
+    return ctcvr_loss(
+        labels[keys.CONVERSION],
+        outputs[keys.CTR_LOGITS],
+        outputs[keys.CVR_LOGITS],
+        sample_weight,
+    )
 
 
 def _weighted_mean(losses: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:

@@ -5,7 +5,7 @@ the caller's choice of weights: all ones for every impression, the click label f
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,6 +17,11 @@ _BINS_A_UNIT = 1024
 _CENTRE, _EVEN, _TAIL = -4.0, 12.0, 4.0
 _NUM_BINS = int(2 * (_EVEN + _TAIL)) * _BINS_A_UNIT
 _RECENT_IMPRESSIONS = 10_000.0
+_HEADS = {
+    keys.CTR: keys.CTR_LOGITS,
+    keys.CVR_CLICKED: keys.CVR_LOGITS,
+    keys.CTCVR: keys.CTCVR_LOGITS,
+}
 
 
 class _LogitMetric(tf_keras.metrics.Metric):
@@ -169,15 +174,13 @@ class EntireSpaceMetrics:
     A plain object, so that Keras does not count the histograms among a model's weights.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, losses: Sequence[str]) -> None:
         mean = functools.partial(tf_keras.metrics.Mean, dtype=tf.float64)
         count = functools.partial(tf_keras.metrics.Sum, dtype=tf.float64)
-        self._losses = {name: mean(name) for name in ("loss", "ctr_loss", "ctcvr_loss")}
+        self._losses = {name: mean(name) for name in ("loss", *losses)}
         names = ("impressions", "clicks", "conversions", "unnested_labels", "non_finite_logits")
         self._counts = {name: count(name) for name in names}
-        self._spreads = {
-            name: RecentSpread(f"{name}_std") for name in (keys.CTR_LOGITS, keys.CVR_LOGITS)
-        }
+        self._spreads = {task: RecentSpread(f"{name}_std") for task, name in _HEADS.items()}
         self._tasks = {
             keys.CTR: _task_metrics("ctr_{}"),
             keys.CVR_CLICKED: _task_metrics("cvr_{}_clicked"),
@@ -200,27 +203,39 @@ class EntireSpaceMetrics:
         labels: Mapping[str, tf.Tensor],
         outputs: Mapping[str, tf.Tensor],
         sample_weight: tf.Tensor | None,
+        *,
+        trained: Sequence[str] = keys.TASKS,
+        measured: Sequence[str] | None = None,
     ) -> None:
-        """Adds a batch to the metrics of every space, to the counts and to the spreads."""
+        """Adds a batch to the counts, the spreads, and the metrics of each space.
+
+        Args:
+          labels: `click` and `conversion`, `[impressions]`.
+          outputs: logits by their keys, `[impressions]`.
+          sample_weight: `[impressions]` or None.
+          trained: the tasks that are trained on: their logits have a spread and must be finite.
+          measured: the tasks whose metrics are updated; by default those that are trained on.
+        """
         click, conversion = labels[keys.CLICK], labels[keys.CONVERSION]
         weight = tf.ones_like(click) if sample_weight is None else sample_weight
         spaces = {
-            keys.CTR: (click, outputs[keys.CTR_LOGITS], weight),
-            keys.CVR_CLICKED: (conversion, outputs[keys.CVR_LOGITS], weight * click),
-            keys.CTCVR: (conversion, outputs[keys.CTCVR_LOGITS], weight),
+            keys.CTR: (click, weight),
+            keys.CVR_CLICKED: (conversion, weight * click),
+            keys.CTCVR: (conversion, weight),
         }
-        for task, arguments in spaces.items():
+        for task in trained if measured is None else measured:
+            target, space_weight = spaces[task]
             for metric in self._tasks[task]:
-                metric.update_state(*arguments)
+                metric.update_state(target, outputs[_HEADS[task]], space_weight)
         self._counts["impressions"].update_state(tf.ones_like(click))
         self._counts["clicks"].update_state(click)
         self._counts["conversions"].update_state(conversion)
         self._counts["unnested_labels"].update_state(conversion * (1 - click))
         # An infinite logit of the right sign has no loss, and yet spoils the gradients.
-        is_finite = [tf.math.is_finite(outputs[name]) for name in self._spreads]
+        is_finite = [tf.math.is_finite(outputs[_HEADS[task]]) for task in trained]
         self._counts["non_finite_logits"].update_state(~tf.reduce_all(is_finite, axis=0))
-        for name, spread in self._spreads.items():
-            spread.update_state(outputs[name])
+        for task in trained:
+            self._spreads[task].update_state(outputs[_HEADS[task]])
 
 
 def _task_metrics(name: str) -> list[tf_keras.metrics.Metric]:

@@ -1,5 +1,6 @@
-"""Tensors into towers: the encoder, a tower, and the Keras model that trains two tasks at once."""
+"""Tensors into towers: the encoder, a tower, outputs, and the Keras model that trains them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ from esmm_tf.columns import NumericColumn
 from esmm_tf.config import ModelConfig
 from esmm_tf.embedding import FusedEmbedding
 from esmm_tf.feature_columns import CategoricalReader, scale_numeric
+from esmm_tf.losses import Labels, LossTerm, Outputs
+from esmm_tf.sampling import Sampling
 from esmm_tf.schema import CONTEXT, IMPRESSION, Feature, Schema
 
-Labels = Mapping[str, tf.Tensor]
-Outputs = dict[str, tf.Tensor]
+_HIGHEST_LOG_PCVR = -1e-6
+_LEAST_SHARE = 1e-6
 
 
 class ImpressionEncoder(tf_keras.layers.Layer):
@@ -127,19 +130,86 @@ class EntireSpaceOutputs(tf_keras.layers.Layer):
         }
 
 
-class EntireSpaceModel(tf_keras.Model):
-    """A functional Keras model with the ESMM loss and metrics whose names tell their space.
+class DividedOutputs(tf_keras.layers.Layer):
+    """Outputs of a method that divides: pCVR = pCTCVR / pCTR, which may exceed 1.
 
-    Loss (Eq. 3): the mean over impressions of the cross entropy of click and pCTR, plus that of
-    conversion and pCTCVR, each times its task weight and the sample weight. No label is masked and
-    pCVR has no loss of its own. At step 0, with all probabilities one half, it is
-    `ln 2 + ln(4/3) + share_of_conversions * ln 3`, for task weights of 1.
+    `pcvr` and `cvr_logits` are cut off just below 1, so that a server gives probabilities;
+    `cvr_log_ratio` is the logarithm of the ratio as it is.
     """
 
-    def __init__(self, *args: Any, config: ModelConfig | None = None, **kwargs: Any) -> None:
+    def call(self, ctr_logits: tf.Tensor, ctcvr_logits: tf.Tensor) -> Outputs:
+        """Returns the keys of `EntireSpaceOutputs` and `cvr_log_ratio`, `[impressions]` each."""
+        log_ratio = tf.math.log_sigmoid(ctcvr_logits) - tf.math.log_sigmoid(ctr_logits)
+        log_pcvr = tf.minimum(log_ratio, _HIGHEST_LOG_PCVR)
+        return {
+            keys.PCTR: tf.sigmoid(ctr_logits),
+            keys.PCVR: tf.exp(log_pcvr),
+            keys.PCTCVR: tf.sigmoid(ctcvr_logits),
+            keys.CTR_LOGITS: ctr_logits,
+            keys.CVR_LOGITS: log_pcvr - tf.math.log(-tf.math.expm1(log_pcvr)),
+            keys.CTCVR_LOGITS: ctcvr_logits,
+            keys.CVR_LOG_RATIO: log_ratio,
+        }
+
+
+class ConstantLogits(tf_keras.layers.Layer):
+    """The logit of one probability for every impression: a weight that is not trained."""
+
+    def __init__(self, probability: float, *, name: str) -> None:
+        super().__init__(name=name)
+        probability = min(max(probability, _LEAST_SHARE), 1 - _LEAST_SHARE)
+        self._logit = self.add_weight(
+            name="logit",
+            shape=[],
+            dtype=tf.float32,
+            initializer=tf_keras.initializers.Constant(
+                math.log(probability) - math.log1p(-probability)
+            ),
+            trainable=False,
+        )
+
+    def call(self, group_index: tf.Tensor) -> tf.Tensor:
+        """Returns the logit for each of `[impressions]`."""
+        return tf.fill(tf.shape(group_index), tf.identity(self._logit))
+
+
+class EntireSpaceModel(tf_keras.Model):
+    """A functional Keras model with a method's loss, and metrics whose names tell their space.
+
+    The loss is the weighted sum of its terms, each a mean over impressions with sample weights. For
+    ESMM (Eq. 3) these are the cross entropy of click and pCTR, and that of conversion and pCTCVR:
+    no label is masked and pCVR has no loss of its own. At step 0, with all probabilities one half,
+    that loss is `ln 2 + ln(4/3) + share_of_conversions * ln 3`, for task weights of 1.
+
+    Args:
+      losses: the terms, by name; a flag `<name>_weight` weighs one.
+      loss_weights: by the name of that flag; 1 for others.
+      tasks: which metrics a step of training updates. A step of evaluation, which sees all
+        impressions, updates all.
+      sampling: which impressions a step of training is given. A step of evaluation weighs each by
+        its copies, so that both losses are means over the same population, but for `acceptance`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        losses: Mapping[str, LossTerm],
+        loss_weights: Mapping[str, float],
+        tasks: Sequence[str],
+        sampling: Sampling | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._config = config or ModelConfig()
-        self._metrics_of_spaces = metrics.EntireSpaceMetrics()
+        self._losses_by_name = losses
+        self._loss_weights = loss_weights
+        self._trained_tasks = tasks
+        self._sampling = sampling
+        self._metrics_of_spaces = metrics.EntireSpaceMetrics(losses=tuple(losses))
+
+    @property
+    def trained_tasks(self) -> Sequence[str]:
+        """Returns the tasks that the model is trained on."""
+        return self._trained_tasks
 
     @property
     def metrics(self) -> list[tf_keras.metrics.Metric]:
@@ -156,21 +226,43 @@ class EntireSpaceModel(tf_keras.Model):
         """Returns the scalar loss of a batch; `y` holds `click` and `conversion`."""
         if y is None or y_pred is None:
             raise ValueError("The loss needs labels and outputs.")
-        ctr = losses.ctr_loss(y[keys.CLICK], y_pred[keys.CTR_LOGITS], sample_weight)
-        ctcvr = losses.ctcvr_loss(
-            y[keys.CONVERSION], y_pred[keys.CTR_LOGITS], y_pred[keys.CVR_LOGITS], sample_weight
+        return self._loss(y, y_pred, sample_weight, tf.size(y[keys.CLICK]))
+
+    def _loss(
+        self, labels: Labels, outputs: Outputs, weight: tf.Tensor | None, count: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the loss and adds it to the means, in which it stands for `count` impressions."""
+        terms = {name: term(labels, outputs, weight) for name, term in self._losses_by_name.items()}
+        loss = tf.add_n(
+            [self._loss_weights.get(f"{name}_weight", 1.0) * term for name, term in terms.items()]
         )
-        loss = self._config.ctr_loss_weight * ctr + self._config.ctcvr_loss_weight * ctcvr
-        self._metrics_of_spaces.update_losses(
-            tf.size(y[keys.CLICK]), loss=loss, ctr_loss=ctr, ctcvr_loss=ctcvr
-        )
+        self._metrics_of_spaces.update_losses(count, loss=loss, **terms)
         return loss
 
     def compute_metrics(
         self, x: Any, y: Labels, y_pred: Outputs, sample_weight: tf.Tensor | None
     ) -> dict[str, tf.Tensor]:
-        """Updates the metrics with a batch and returns all of them."""
-        self._metrics_of_spaces.update(y, y_pred, sample_weight)
+        """Updates the metrics of the trained tasks with a batch and returns all metrics."""
+        self._metrics_of_spaces.update(y, y_pred, sample_weight, trained=self._trained_tasks)
+        return self.get_metrics_result()
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Updates the metrics of every task with a batch of all impressions and returns them."""
+        features, labels, weight = tf_keras.utils.unpack_x_y_sample_weight(data)
+        outputs = self(features, training=False)
+        loss_weight, count = weight, tf.size(labels[keys.CLICK])
+        if self._sampling is not None:
+            copies = self._sampling.mean_copies(labels)
+            count = tf.reduce_sum(copies)
+            # The terms divide by the number of impressions; a mean over copies is wanted.
+            loss_weight = copies * tf.math.divide_no_nan(
+                tf.cast(tf.size(copies), tf.float32), count
+            )
+            loss_weight = loss_weight if weight is None else loss_weight * weight
+        self._loss(labels, outputs, loss_weight, count)
+        self._metrics_of_spaces.update(
+            labels, outputs, weight, trained=self._trained_tasks, measured=keys.TASKS
+        )
         return self.get_metrics_result()
 
 

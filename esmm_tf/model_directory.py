@@ -26,9 +26,9 @@ from esmm_tf import json_file, keys, schema_file
 from esmm_tf.calibrated_model import build_calibrated
 from esmm_tf.calibration import Calibration, CalibrationMap
 from esmm_tf.columns import VocabularyColumn
-from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
-from esmm_tf.methods import esmm
+from esmm_tf.methods import load_method
 from esmm_tf.schema import Schema
 
 FORMAT_VERSION = 1
@@ -48,6 +48,7 @@ class Settings:
     model: ModelConfig
     optimizer: OptimizerConfig
     input: InputConfig
+    method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     negative_keep_rate: float = 1.0
 
 
@@ -123,6 +124,7 @@ def load_settings(model_dir: str) -> Settings:
         model=ModelConfig(**model),
         optimizer=OptimizerConfig(**tree["optimizer"]),
         input=InputConfig(**tree["input"]),
+        method=MethodConfig(**tree.get("method", {})),
         negative_keep_rate=tree.get("negative_keep_rate", 1.0),
     )
 
@@ -150,11 +152,16 @@ def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
 
 def _check_same_schema(schema: Schema, model_dir: str) -> None:
     old = schema_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
-    if _with_vocabularies(old) != _with_vocabularies(schema):
+    if not is_same_schema(old, schema):
         raise UserError(
             f"{model_dir!r} holds a run with another schema. Give the same to resume it, or "
             "another --model_dir to start anew."
         )
+
+
+def is_same_schema(first: Schema, second: Schema) -> bool:
+    """Returns whether two schemas are the same, wherever their vocabularies stand."""
+    return _with_vocabularies(first) == _with_vocabularies(second)
 
 
 def _with_vocabularies(schema: Schema) -> Schema:
@@ -190,7 +197,7 @@ def load_model(model_dir: str, *, calibrated: bool = True) -> TrainedModel:
         )
     weights = _identity(path)
     maps = _load_maps(model_dir, weights) if calibrated else {}
-    model = esmm.build_esmm(schema, settings.model, seed=settings.train.seed)
+    model = load_method(settings.method.method).build(schema, settings.model)
     tf.train.Checkpoint(model=model).restore(path).expect_partial()
     return TrainedModel(
         model=build_calibrated(model, maps, negative_keep_rate=settings.negative_keep_rate),

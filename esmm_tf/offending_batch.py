@@ -25,6 +25,7 @@ def save_batch(
     place: int,
     split: str,
     model_dir: str,
+    subset: input_fn.Subset = input_fn.ALL,
 ) -> str:
     """Saves a batch in `model_dir` and returns where it is and what of its numbers stands out.
 
@@ -39,9 +40,12 @@ def save_batch(
       place: of the batch in its epoch, from 0.
       split: that the data set has.
       model_dir: receives the directory `offending_batch` in place of an earlier one.
+      subset: which part of the records was read. Groups are saved whole.
     """
     first = place if seed is None else max(place - 1, 0)
-    serialized = input_fn.read_groups(source, config, seed=seed, batches=range(first, place + 1))
+    serialized = input_fn.read_groups(
+        source, schema, config, seed=seed, batches=range(first, place + 1), subset=subset
+    )
     batch = records.parse_groups(serialized, schema)
     found = _build_manifest(batch, source, split=split, num_records=len(serialized))
     directory = os.path.join(model_dir, DIRECTORY)

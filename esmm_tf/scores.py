@@ -17,8 +17,26 @@ from esmm_tf.schema import Schema
 from esmm_tf.slicing import SliceReader, Slices
 
 _LOGITS = (keys.CTR_LOGITS, keys.CVR_LOGITS)
+_DIVIDED = (keys.CTCVR_LOGITS, keys.CVR_LOG_RATIO)
 _LABELS = (keys.CLICK, keys.CONVERSION)
 _ORACLE = (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Divided:
+    """What a method predicts beside its logits if its pCVR is pCTCVR / pCTR, `[impressions]`.
+
+    Args:
+      ctcvr_logits: of its own pCTCVR, float32.
+      cvr_log_ratio: logarithm of the ratio, above 0 where it exceeds 1, float32.
+    """
+
+    ctcvr_logits: np.ndarray
+    cvr_log_ratio: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Divided":
+        """Returns some of the impressions."""
+        return Divided(ctcvr_logits=self.ctcvr_logits[rows], cvr_log_ratio=self.cvr_log_ratio[rows])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +52,7 @@ class Scores:
       oracle: the true `oracle_pctr` and `oracle_pcvr`, float32, or nothing.
       groups: int64, equal within a group; None where the schema has no group key.
       slices: by the name of a field, the value of each impression.
+      divided: where pCVR is a ratio, what it is before it is cut off at 1.
     """
 
     ctr_logits: np.ndarray
@@ -44,6 +63,7 @@ class Scores:
     oracle: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     groups: np.ndarray | None = None
     slices: Mapping[str, Slices] = dataclasses.field(default_factory=dict)
+    divided: Divided | None = None
 
     def __len__(self) -> int:
         """Returns the number of impressions."""
@@ -51,7 +71,12 @@ class Scores:
 
     @functools.cached_property
     def ctcvr_logits(self) -> np.ndarray:
-        """Returns the logits of pCTCVR = pCTR * pCVR (Eq. 2), float32, worked out in float64."""
+        """Returns the logits of pCTCVR, float32.
+
+        They are those of pCTR * pCVR (Eq. 2), worked out in float64, unless the method has its own.
+        """
+        if self.divided is not None:
+            return self.divided.ctcvr_logits
         return ctcvr_logits(self.ctr_logits, self.cvr_logits)
 
     @functools.cached_property
@@ -75,11 +100,16 @@ class Scores:
             weight=None if self.weight is None else self.weight[rows],
             oracle={name: truth[rows] for name, truth in self.oracle.items()},
             groups=None if self.groups is None else self.groups[rows],
+            divided=self.divided and self.divided.take(rows),
         )
 
-    def with_logits(self, ctr_logits: np.ndarray, cvr_logits: np.ndarray) -> "Scores":
+    def with_logits(
+        self, ctr_logits: np.ndarray, cvr_logits: np.ndarray, divided: Divided | None = None
+    ) -> "Scores":
         """Returns the same impressions as another model scores them."""
-        return dataclasses.replace(self, ctr_logits=ctr_logits, cvr_logits=cvr_logits)
+        return dataclasses.replace(
+            self, ctr_logits=ctr_logits, cvr_logits=cvr_logits, divided=divided
+        )
 
     def data_hash(self) -> str:
         """Returns a hash of labels and weights in their order: equal on the same impressions."""
@@ -166,14 +196,22 @@ def collect_scores(
             reader.name: Slices(codes=columns[f"slice {reader.name}"], values=reader.values)
             for reader in readers
         },
+        divided=_divided(columns),
     )
+
+
+def _divided(columns: Mapping[str, np.ndarray]) -> Divided | None:
+    if keys.CVR_LOG_RATIO not in columns:
+        return None
+    return Divided(**{name: columns[name] for name in _DIVIDED})
 
 
 def _row(
     outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any], schema: Schema
 ) -> dict[str, np.ndarray]:
     """Returns what is kept of a batch, by name."""
-    row = {name: _finite(name, outputs[name].numpy()) for name in _LOGITS}
+    logits = (*_LOGITS, *_DIVIDED) if keys.CVR_LOG_RATIO in outputs else _LOGITS
+    row = {name: _finite(name, outputs[name].numpy()) for name in logits}
     row |= {name: batch["labels"][name].numpy().astype(np.uint8) for name in _LABELS}
     row |= {name: values.numpy() for name, values in batch.get("oracle", {}).items()}
     if keys.EXAMPLE_WEIGHT in batch:

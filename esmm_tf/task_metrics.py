@@ -34,13 +34,14 @@ class Space:
     """The impressions that a task is measured over, arrays `[n]`.
 
     Args:
-      logits: of the predicted probability, float32.
+      logits: of the predicted probability, float32; its logarithms, if `is_log`.
       positives: weight as a positive, float64, or uint8 where every weight is 1.
       negatives: weight as a negative, the same.
       num_positives: positives without their weights.
       groups: numbers of groups from 0 on, or None for no groups.
       has_gauc: whether GAUC is asked for: labels are 0 or 1.
       truth: the true probability, where it is known.
+      is_log: whether predictions are ratios, which may exceed 1 and then have no log loss.
     """
 
     logits: np.ndarray
@@ -50,6 +51,7 @@ class Space:
     groups: np.ndarray | None = None
     has_gauc: bool = True
     truth: np.ndarray | None = None
+    is_log: bool = False
 
     @functools.cached_property
     def ranking(self) -> Ranking:
@@ -59,7 +61,17 @@ class Space:
     @functools.cached_property
     def probability(self) -> np.ndarray:
         """Returns the predictions, float64."""
+        if self.is_log:
+            return np.exp(self.logits, dtype=np.float64)
         return exact_metrics.sigmoid(self.logits)
+
+    def losses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the loss of each row as a positive and as a negative, float64; NaN above 1."""
+        if self.is_log:
+            return exact_metrics.losses_of_probability(
+                np.where(self.probability > 1, math.nan, self.probability)
+            )
+        return exact_metrics.losses(self.logits)
 
     @functools.cached_property
     def bins(self) -> np.ndarray:
@@ -94,6 +106,8 @@ def measure(space: Space) -> Measurement:
         "impressions": len(space.logits),
         "positives": space.num_positives,
     }
+    if space.is_log:
+        counts["predictions_above_1"] = int(np.count_nonzero(space.probability > 1))
     if space.groups is not None and space.has_gauc:
         value, influence, counted, skipped = exact_metrics.grouped_auc(space.ranking, space.groups)
         by_cluster = space.clusters.of_groups(influence)
@@ -115,7 +129,7 @@ def _of_order(space: Space) -> dict[str, Estimate]:
 
 def _of_probability(space: Space) -> dict[str, Estimate]:
     sides = (space.positives, space.negatives)
-    loss = exact_metrics.log_loss(exact_metrics.losses(space.logits), *sides)
+    loss = exact_metrics.log_loss(space.losses(), *sides)
     estimates = {
         "log_loss": _by_cluster(space, "log_loss", loss),
         "normalized_entropy": _by_cluster(

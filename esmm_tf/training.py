@@ -1,31 +1,30 @@
-"""The trainer: composes data, model, optimizer and callbacks, and resumes what was interrupted."""
+"""A training run composed: data, method, model, optimizer and trainer."""
 
-import contextlib
 import dataclasses
-import functools
-import math
 import os
-from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import (
-    callbacks,
-    data_guards,
-    guard_rails,
-    input_fn,
-    keys,
-    model_directory,
-    offending_batch,
-    schema_file,
-    training_data,
+from esmm_tf import ctr_network, data_guards, input_fn, keys, model_directory, schema_file
+from esmm_tf.config import (
+    GuardConfig,
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
 )
-from esmm_tf.config import GuardConfig, InputConfig, ModelConfig, OptimizerConfig, TrainConfig
-from esmm_tf.methods import esmm
+from esmm_tf.errors import UserError
+from esmm_tf.methods import load_method
 from esmm_tf.model import EntireSpaceModel
+from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.optimizers import RowwiseAdam
+from esmm_tf.sampling import LabelCounts, Sampler, Sampling
 from esmm_tf.schema import Schema
+from esmm_tf.trainer import Trainer
+
+ESMM = MethodConfig()
 
 
 def train(
@@ -34,8 +33,9 @@ def train(
     optimizer_config: OptimizerConfig,
     input_config: InputConfig,
     guard_config: GuardConfig,
+    method_config: MethodConfig = ESMM,
 ) -> None:
-    """Trains ESMM on TFRecords and leaves the model in --model_dir.
+    """Trains ESMM, or another --method, on TFRecords and leaves the model in --model_dir.
 
     A run that was interrupted goes on after its last finished epoch when started again with the
     same settings; the order of the records depends on seed and epoch alone, so that the result is
@@ -51,205 +51,82 @@ def train(
         validation = input_fn.find_source(train_config.validation_files, split=keys.VALIDATION)
         input_fn.check_schema(validation, schema)
         data_guards.check_sampling(source, validation)
-    settings = model_directory.Settings(
+    settings = Settings(
         train=train_config,
         model=model_config,
         optimizer=optimizer_config,
         input=input_config,
+        method=method_config,
         negative_keep_rate=source.negative_keep_rate,
     )
+    method = load_method(method_config.method)
+    sampling = method.choose_sampling(method_config.rate)
+    for split, found in ((keys.TRAIN, source), (keys.VALIDATION, validation)):
+        if found is not None and sampling is not None:
+            _check_drawn(found.labels, sampling, f"{method.title} on the {split} data")
+    ctr = ctr_network.load_ctr_network(method, settings, schema)
     model_directory.save_settings(settings, schema, train_config.model_dir)
-
-    tf_keras.utils.set_random_seed(train_config.seed)
-    if train_config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    model = esmm.build_esmm(schema, model_config, seed=train_config.seed)
-    optimizer = RowwiseAdam(**dataclasses.asdict(optimizer_config))
-    model.compile(optimizer=optimizer, weighted_metrics=[])  # else Keras warns of sample weights
-    model.optimizer.build(model.trainable_variables)
-    trainer = _Trainer(
-        model, schema, settings, guards=guard_config, source=source, validation=validation
+    trainer = Trainer(
+        _build_model(settings, schema, source, sampling=sampling, ctr=ctr),
+        schema,
+        settings,
+        guards=guard_config,
+        source=source,
+        validation=validation,
+        sampler=_build_sampler(settings, schema, source, sampling=sampling, ctr=ctr),
     )
     trainer.run()
 
 
-class _Trainer:
-    """Runs epochs and keeps what a later start needs to go on."""
-
-    def __init__(
-        self,
-        model: EntireSpaceModel,
-        schema: Schema,
-        settings: model_directory.Settings,
-        *,
-        guards: GuardConfig,
-        source: input_fn.Source,
-        validation: input_fn.Source | None,
-    ) -> None:
-        self._model = model
-        self._schema = schema
-        self._settings = settings
-        self._guards = guards
-        self._sources = {keys.TRAIN: source}
-        if validation is not None:
-            self._sources[keys.VALIDATION] = validation
-        model_dir = settings.train.model_dir
-        self._epochs_done = tf.Variable(0, dtype=tf.int64)
-        self._best_loss = tf.Variable(math.inf, dtype=tf.float64)
-        self._epochs_since_best = tf.Variable(0, dtype=tf.int64)
-        self._checkpoints = tf.train.CheckpointManager(
-            tf.train.Checkpoint(
-                model=model,
-                optimizer=model.optimizer,
-                epochs_done=self._epochs_done,
-                best_loss=self._best_loss,
-                epochs_since_best=self._epochs_since_best,
-            ),
-            os.path.join(model_dir, model_directory.CHECKPOINTS),
-            max_to_keep=2,
-        )
-        self._weights = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=model),
-            os.path.join(model_dir, model_directory.WEIGHTS),
-            max_to_keep=1,
-        )
-        self._writers = {
-            name: tf.summary.create_file_writer(
-                os.path.join(model_dir, model_directory.TENSORBOARD, name)
-            )
-            for name in self._sources
-        }
-
-    def run(self) -> None:
-        with contextlib.ExitStack() as stack:  # what a guard that ends the run has written is kept
-            for writer in self._writers.values():
-                stack.callback(writer.close)
-            is_resumed = self._checkpoints.restore_or_initialize() is not None
-            if is_resumed:
-                what = "nothing left to train" if self._is_finished() else "resuming"
-                done, epochs = int(self._epochs_done), self._settings.train.epochs
-                print(f"{what} after epoch {done} of {epochs}", flush=True)
-            if not self._is_finished():
-                self._check_data(is_resumed=is_resumed)
-            while not self._is_finished():
-                self._run_epoch(int(self._epochs_done))
-
-    def _check_data(self, *, is_resumed: bool) -> None:
-        """Lets the guards see the data, and then keeps in `data.json` what is trained on."""
-        train, writer = self._sources[keys.TRAIN], self._writers[keys.TRAIN]
-        data = training_data.identify_data(
-            train,
-            self._sources.get(keys.VALIDATION),
-            early_stopping=self._settings.train.early_stopping_patience > 0,
-        )
-        data_guards.check_shards(data, self._guards, writer)
-        if not is_resumed:
-            data_guards.check_features(train, self._schema, self._guards, writer)
-        training_data.save_data(data, self._settings.train.model_dir)
-
-    def _is_finished(self) -> bool:
-        patience = self._settings.train.early_stopping_patience
-        if patience and int(self._epochs_since_best) >= patience:
-            return True
-        return int(self._epochs_done) >= self._settings.train.epochs
-
-    def _run_epoch(self, epoch: int) -> None:
-        title = f"epoch {epoch + 1} of {self._settings.train.epochs}"
-        seed = self._settings.train.seed * 1_000_003 + epoch
-        guards = guard_rails.EpochGuards(
-            self._guards,
-            writer=self._writers[keys.TRAIN],
-            impressions=self._sources[keys.TRAIN].impressions,
-            save_batch=functools.partial(self._save_batch, seed),
-        )
-        logs = self._fit(epoch, title, seed=seed, guards=guards)
-        self._report(keys.TRAIN, title, logs)
-        print(f"{title}, trained {logs['impressions_per_second']:,.0f} impressions/s", flush=True)
-        entry = {keys.TRAIN: _finite(logs)}
-        validation_logs = None
-        if keys.VALIDATION in self._sources:
-            validation_logs = self._model.evaluate(
-                self._dataset(keys.VALIDATION), verbose=0, return_dict=True, callbacks=[guards]
-            )
-            self._report(keys.VALIDATION, title, validation_logs)
-            entry[keys.VALIDATION] = _finite(validation_logs)
-        rates = {source.negative_keep_rate for source in self._sources.values()}
-        guards.judge_epoch(logs, validation_logs, sampled_alike=len(rates) == 1)
-        # Before the checkpoint: a run that ends in between writes this epoch's entry again.
-        past = model_directory.load_history(self._settings.train.model_dir)[:epoch]
-        model_directory.save_history([*past, entry], self._settings.train.model_dir)
-        self._finish_epoch(validation_logs["loss"] if validation_logs else None)
-
-    def _fit(
-        self, epoch: int, title: str, *, seed: int, guards: guard_rails.EpochGuards
-    ) -> dict[str, Any]:
-        """Trains an epoch and returns its metrics."""
-        throughput = callbacks.Throughput()
-        steps_before = int(self._model.optimizer.iterations)
-        history = self._model.fit(
-            self._dataset(keys.TRAIN, seed=seed),
-            epochs=epoch + 1,
-            initial_epoch=epoch,
-            verbose=0,
-            callbacks=[
-                throughput,
-                callbacks.TensorBoardCurves(self._writers[keys.TRAIN]),
-                callbacks.Progress(self._sources[keys.TRAIN].impressions, title),
-                guards,
-            ],
-        )
-        # Keras' graph of a step may count it before it finds that the data has ended: a race.
-        self._model.optimizer.iterations.assign(steps_before + throughput.batches)
-        logs = {name: values[-1] for name, values in history.history.items()}
-        return logs | {"impressions_per_second": throughput.impressions_per_second}
-
-    def _save_batch(self, seed: int, split: str, place: int) -> str:
-        """Saves a batch of the epoch that is trained with `seed`; returns where."""
-        return offending_batch.save_batch(
-            self._sources[split],
-            self._schema,
-            self._settings.input,
-            seed=seed if split == keys.TRAIN else None,
-            place=place,
-            split=split,
-            model_dir=self._settings.train.model_dir,
+def _check_drawn(labels: LabelCounts, sampling: Sampling, where: str) -> None:
+    if not sampling.count(labels) > 0:
+        raise UserError(
+            f"{where} finds nothing that it is trained on: of {labels.impressions:,} impressions "
+            f"{labels.clicks:,} are clicked. Give more records, or train another --method."
         )
 
-    def _dataset(self, split: str, *, seed: int | None = None) -> tf.data.Dataset:
-        source = self._sources[split]
-        dataset = input_fn.build_dataset(source, self._schema, self._settings.input, seed=seed)
-        return input_fn.training_tuples(dataset)
 
-    def _finish_epoch(self, validation_loss: float | None) -> None:
-        """Keeps the weights, if they are the best so far or none are compared, and the progress."""
-        if self._settings.train.early_stopping_patience == 0 or validation_loss is None:
-            self._weights.save()
-        elif validation_loss < float(self._best_loss):
-            self._best_loss.assign(validation_loss)
-            self._epochs_since_best.assign(0)
-            self._weights.save()
-        else:
-            self._epochs_since_best.assign_add(1)
-        self._epochs_done.assign_add(1)
-        self._checkpoints.save()
+def _build_model(
+    settings: Settings,
+    schema: Schema,
+    source: input_fn.Source,
+    *,
+    sampling: Sampling | None,
+    ctr: TrainedModel | None,
+) -> EntireSpaceModel:
+    """Returns the method's model with its first weights, compiled."""
+    tf_keras.utils.set_random_seed(settings.train.seed)
+    if settings.train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    model = load_method(settings.method.method).build(
+        schema,
+        settings.model,
+        seed=settings.train.seed,
+        conversion_share=source.labels.conversions / max(source.labels.clicks, 1),
+        sampling=sampling,
+    )
+    if ctr is not None:
+        ctr_network.copy_weights(ctr, model)
+    optimizer = RowwiseAdam(**dataclasses.asdict(settings.optimizer))
+    model.compile(optimizer=optimizer, weighted_metrics=[])  # else Keras warns of sample weights
+    model.optimizer.build(model.trainable_variables)
+    return model
 
-    def _report(self, name: str, title: str, logs: dict[str, Any]) -> None:
-        step = int(self._model.optimizer.iterations)
-        callbacks.write_scalars(self._writers[name], logs, step)
-        print(f"{title}, {name}: {summary(logs)}", flush=True)
 
-
-def _finite(logs: dict[str, Any]) -> dict[str, float | None]:
-    return {name: float(v) if math.isfinite(v) else None for name, v in logs.items()}
-
-
-def summary(logs: dict[str, Any]) -> str:
-    """Returns one line: loss, and each AUC with its space and its positives."""
-    clicks, conversions = int(logs["clicks"]), int(logs["conversions"])
-    return (
-        f"loss {logs['loss']:.4f} | {int(logs['impressions']):,} impressions | "
-        f"ctr_auc {logs['ctr_auc']:.4f} ({clicks:,} clicks) | "
-        f"cvr_auc_clicked {logs['cvr_auc_clicked']:.4f} "
-        f"({conversions:,} conversions of {clicks:,} clicks) | "
-        f"ctcvr_auc {logs['ctcvr_auc']:.4f} ({conversions:,} conversions)"
+def _build_sampler(
+    settings: Settings,
+    schema: Schema,
+    source: input_fn.Source,
+    *,
+    sampling: Sampling | None,
+    ctr: TrainedModel | None,
+) -> Sampler | None:
+    if sampling is None:
+        return None
+    return Sampler(
+        sampling=sampling,
+        schema=schema,
+        seed=settings.train.seed,
+        score_clicks=None if ctr is None else ctr_network.build_scorer(ctr),
+        click_share=source.click_share,
     )

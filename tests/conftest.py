@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from esmm_tf import columns, config, model_directory, shards
 from esmm_tf import schema as schema_lib
-from esmm_tf.methods import esmm
+from esmm_tf.methods import load_method
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("tests")
@@ -230,7 +230,7 @@ def model_dir(
         optimizer=config.OptimizerConfig(),
         input=config.InputConfig(),
     )
-    model = esmm.build_esmm(served_schema, settings.model)
+    model = load_method(settings.method.method).build(served_schema, settings.model)
     rng = np.random.default_rng(3)
     model.set_weights([rng.normal(0.0, 0.5, weight.shape) for weight in model.get_weights()])
     model_directory.save_settings(settings, served_schema, str(directory))

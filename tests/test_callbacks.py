@@ -37,7 +37,7 @@ def bar(monkeypatch):
     return drawn
 
 
-def test_the_bar_counts_impressions_and_shows_the_metrics_so_far(bar):
+def test_the_bar_counts_impressions_and_shows_the_metrics_that_are_defined_so_far(bar):
     callback = callbacks.Progress(30, "epoch 1 of 2")
 
     callback.on_train_begin()
@@ -48,7 +48,7 @@ def test_the_bar_counts_impressions_and_shows_the_metrics_so_far(bar):
 
     text = bar.fp.getvalue()
     assert "30/30" in text
-    assert "loss=0.5000, ctr_auc=0.6100, cvr_auc_clicked=nan, ctcvr_auc=0.6300" in text
+    assert "loss=0.5000, ctr_auc=0.6100, ctcvr_auc=0.6300]" in text  # one AUC is not defined yet
     assert text.endswith("\n")
 
 

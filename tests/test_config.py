@@ -103,6 +103,9 @@ def test_a_setting_out_of_range_is_refused_by_its_flags_name(cls, settings, mess
     [
         ({"epochs": 0}, "--epochs is 0. Give a number above 0."),
         ({"seed": -1}, "--seed is -1. Give 0 or more."),
+        ({"train_fraction": 0.0}, "--train_fraction is 0.0. Give a number above 0."),
+        ({"train_fraction": 1.5}, "--train_fraction is 1.5. Give at most 1."),
+        ({"train_fraction": float("nan")}, "--train_fraction is nan. Give a number above 0."),
         ({"early_stopping_patience": -2}, "--early_stopping_patience is -2. Give 0 or more."),
         (
             {"early_stopping_patience": 2},
@@ -120,6 +123,19 @@ def test_early_stopping_is_allowed_with_validation_files():
     train = build_train_config(early_stopping_patience=2, validation_files="validation")
 
     assert train.early_stopping_patience == 2
+
+
+def test_loss_weights_go_by_the_names_of_their_flags():
+    model = config.ModelConfig(ctr_loss_weight=0.5, ctcvr_loss_weight=3.0)
+
+    assert model.loss_weights == {"ctr_loss_weight": 0.5, "ctcvr_loss_weight": 3.0}
+
+
+@pytest.mark.parametrize(("given", "rate"), [(-1.0, None), (0.0, 0.0), (0.2, 0.2)])
+def test_a_sampling_rate_below_0_stands_for_the_default(given, rate):
+    assert config.MethodConfig(sampling_rate=given).rate == rate
+    assert config.MethodConfig().rate is None
+    assert config.MethodConfig().method == "esmm"
 
 
 def test_scoring_reads_the_records_once_in_the_order_of_the_files():

@@ -4,52 +4,13 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import tensorflow as tf
+from shop_batch import FEATURES, ITEM, LABELS, SCHEMA, WEIGHT, build_model, one_batch
 
-from esmm_tf.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
+from esmm_tf.columns import FLOAT32, INT64, NumericColumn
 from esmm_tf.config import ModelConfig
-from esmm_tf.methods.esmm import build_esmm
+from esmm_tf.methods import load_method
 from esmm_tf.optimizers import RowwiseAdam
-from esmm_tf.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
-
-ITEM = Feature(name="item", side=IMPRESSION, dtype=INT64, column=IdentityColumn(vocabulary_size=4))
-USER = Feature(
-    name="user", side=CONTEXT, dtype=INT64, column=IdentityColumn(vocabulary_size=3), values=MANY
-)
-PRICE = Feature(
-    name="price",
-    side=IMPRESSION,
-    dtype=FLOAT32,
-    column=NumericColumn(),
-    values=OPTIONAL,
-    missing="indicator",
-)
-SCHEMA = Schema(name="shop", features=(USER, ITEM, PRICE))
-SMALL = {"embedding_dim": 4, "hidden_units": (8,)}
-
-# Two users' groups. Item 3 is clicked and bought, item 2 clicked, items 1 and 0 neither.
-FEATURES = {
-    "group_index": tf.constant([0, 0, 0, 0, 0, 1, 1, 1], tf.int64),
-    "user": tf.ragged.constant([[0, 1], [2]], dtype=tf.int64, row_splits_dtype=tf.int64),
-    "item": tf.RaggedTensor.from_uniform_row_length(
-        tf.constant([0, 1, 2, 3, 3, 2, 1, 3], tf.int64), 1
-    ),
-    "price": tf.constant([1.0, np.nan, 2.0, 0.5, 1.0, 0.25, 3.0, np.nan]),
-}
-LABELS = {
-    "click": tf.constant([0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0]),
-    "conversion": tf.constant([0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0]),
-}
-WEIGHT = tf.constant([0.5, 2.0, 0.0, 1.0, 3.0, 1.0, 0.25, 4.0])
-
-
-def make_model(*, schema=SCHEMA, seed=1, trained=False, **config):
-    """Returns a small model; a `trained` one has heads that are not zero."""
-    model = build_esmm(schema, ModelConfig(**(SMALL | config)), seed=seed)
-    if trained:
-        for place, name in enumerate(("ctr_tower", "cvr_tower")):
-            for weight in model.get_layer(name).layers[-1].weights:
-                weight.assign(tf.random.stateless_normal(weight.shape, seed=[place, 5]))
-    return model
+from esmm_tf.schema import IMPRESSION, Feature, Schema
 
 
 def loss_and_gradients(model, sample_weight=None):
@@ -79,12 +40,8 @@ def reference_losses(model):
     return ctr, ctcvr
 
 
-def one_batch(*parts):
-    return tf.data.Dataset.from_tensors(parts)
-
-
 def test_outputs_have_one_value_an_impression_and_pctcvr_is_the_product():
-    model = make_model(trained=True)
+    model = build_model(trained=True)
 
     outputs = model(FEATURES)
 
@@ -102,7 +59,7 @@ def test_outputs_have_one_value_an_impression_and_pctcvr_is_the_product():
 
 
 def test_the_default_towers_are_those_of_the_paper():
-    model = build_esmm(SCHEMA, ModelConfig())
+    model = load_method("esmm").build(SCHEMA, ModelConfig())
 
     for name in ("ctr_tower", "cvr_tower"):
         units = [layer.units for layer in model.get_layer(name).layers]
@@ -111,7 +68,7 @@ def test_the_default_towers_are_those_of_the_paper():
 
 
 def test_the_loss_at_step_0_is_that_of_the_docstring():
-    model = make_model()
+    model = build_model()
 
     loss, _ = loss_and_gradients(model)
 
@@ -125,7 +82,7 @@ def test_the_loss_at_step_0_is_that_of_the_docstring():
 def test_the_loss_is_the_weighted_sum_of_two_mean_cross_entropies(
     ctr_weight, ctcvr_weight, sample_weight
 ):
-    model = make_model(trained=True, ctr_loss_weight=ctr_weight, ctcvr_loss_weight=ctcvr_weight)
+    model = build_model(trained=True, ctr_loss_weight=ctr_weight, ctcvr_loss_weight=ctcvr_weight)
     ctr, ctcvr = reference_losses(model)
 
     loss, _ = loss_and_gradients(model, sample_weight)
@@ -136,7 +93,7 @@ def test_the_loss_is_the_weighted_sum_of_two_mean_cross_entropies(
 
 
 def test_both_towers_read_the_same_tensor():
-    model = make_model()
+    model = build_model()
 
     towers = [model.get_layer(name) for name in ("ctr_tower", "cvr_tower")]
 
@@ -146,8 +103,8 @@ def test_both_towers_read_the_same_tensor():
 
 
 def test_both_losses_train_the_shared_table():
-    _, of_ctr = loss_and_gradients(make_model(trained=True, ctcvr_loss_weight=0.0))
-    _, of_ctcvr = loss_and_gradients(make_model(trained=True, ctr_loss_weight=0.0))
+    _, of_ctr = loss_and_gradients(build_model(trained=True, ctcvr_loss_weight=0.0))
+    _, of_ctcvr = loss_and_gradients(build_model(trained=True, ctr_loss_weight=0.0))
 
     assert len(of_ctr["table"]) == 1
     assert of_ctr["table"][0] > 0
@@ -155,8 +112,8 @@ def test_both_losses_train_the_shared_table():
 
 
 def test_pcvr_has_no_loss_of_its_own():
-    _, both = loss_and_gradients(make_model(trained=True))
-    _, ctr_only = loss_and_gradients(make_model(trained=True, ctcvr_loss_weight=0.0))
+    _, both = loss_and_gradients(build_model(trained=True))
+    _, ctr_only = loss_and_gradients(build_model(trained=True, ctcvr_loss_weight=0.0))
 
     assert all(size > 0 for size in both["cvr_tower"])
     assert ctr_only["cvr_tower"] == [0.0] * 4
@@ -164,13 +121,13 @@ def test_pcvr_has_no_loss_of_its_own():
 
 
 def test_the_ctcvr_loss_trains_the_ctr_tower_too():
-    _, sizes = loss_and_gradients(make_model(trained=True, ctr_loss_weight=0.0))
+    _, sizes = loss_and_gradients(build_model(trained=True, ctr_loss_weight=0.0))
 
     assert all(size > 0 for size in sizes["ctr_tower"])
 
 
 def test_a_group_gives_the_outputs_of_its_impressions_as_groups_of_one():
-    model = make_model(trained=True)
+    model = build_model(trained=True)
     ones = FEATURES | {
         "group_index": tf.range(8, dtype=tf.int64),
         "user": tf.gather(FEATURES["user"], FEATURES["group_index"]),
@@ -183,7 +140,7 @@ def test_a_group_gives_the_outputs_of_its_impressions_as_groups_of_one():
 
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another():
-    first, again, other = (make_model(seed=seed).get_weights() for seed in (1, 1, 2))
+    first, again, other = (build_model(seed=seed).get_weights() for seed in (1, 1, 2))
 
     random = [place for place, weight in enumerate(first) if weight.any()]
     assert len(random) == 3
@@ -193,7 +150,7 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another():
 
 
 def test_the_towers_start_with_different_weights():
-    model = make_model()
+    model = build_model()
 
     kernels = [model.get_layer(t).layers[0].kernel for t in ("ctr_tower", "cvr_tower")]
 
@@ -201,7 +158,7 @@ def test_the_towers_start_with_different_weights():
 
 
 def test_metrics_are_no_weights_of_the_model():
-    model = make_model()
+    model = build_model()
 
     names = [weight.name for weight in model.weights]
 
@@ -210,7 +167,7 @@ def test_metrics_are_no_weights_of_the_model():
 
 
 def test_fit_lowers_the_loss_and_ranks_right():
-    model = make_model()
+    model = build_model()
     model.compile(RowwiseAdam(0.05))
 
     history = model.fit(one_batch(FEATURES, LABELS), epochs=60, verbose=0).history
@@ -228,7 +185,7 @@ def test_fit_lowers_the_loss_and_ranks_right():
 
 
 def test_predict_gives_the_outputs_of_the_model_in_the_order_of_the_impressions():
-    model = make_model(trained=True)
+    model = build_model(trained=True)
     model.compile(run_eagerly=True)
 
     predicted = model.predict(one_batch(FEATURES).repeat(2), verbose=0)
@@ -238,7 +195,7 @@ def test_predict_gives_the_outputs_of_the_model_in_the_order_of_the_impressions(
 
 
 def test_fit_leaves_the_rows_that_no_impression_reads():
-    model = make_model()
+    model = build_model()
     model.compile(RowwiseAdam(0.05), run_eagerly=True)
     (table,) = model.get_layer("encoder").trainable_variables
     before = table.numpy()
@@ -251,7 +208,7 @@ def test_fit_leaves_the_rows_that_no_impression_reads():
 
 
 def test_fit_with_weights_of_zero_leaves_the_model():
-    model = make_model(trained=True)
+    model = build_model(trained=True)
     model.compile(RowwiseAdam(0.05), run_eagerly=True)
     before = model.get_weights()
 
@@ -263,7 +220,7 @@ def test_fit_with_weights_of_zero_leaves_the_model():
 
 
 def test_fit_without_any_positive_drives_all_probabilities_down():
-    model = make_model()
+    model = build_model()
     model.compile(RowwiseAdam(0.05), run_eagerly=True)
     labels = {name: tf.zeros([8]) for name in LABELS}
 
@@ -275,7 +232,7 @@ def test_fit_without_any_positive_drives_all_probabilities_down():
 
 
 def test_evaluate_measures_each_space_with_the_example_weights():
-    model = make_model(trained=True)
+    model = build_model(trained=True)
     model.compile(run_eagerly=True)
     ctr, ctcvr = reference_losses(model)
     outputs = {name: value.numpy() for name, value in model(FEATURES).items()}
@@ -308,7 +265,7 @@ def test_evaluate_measures_each_space_with_the_example_weights():
 
 
 def test_evaluate_gives_batches_of_any_size_their_share():
-    model = make_model(trained=True)
+    model = build_model(trained=True)
     model.compile(run_eagerly=True)
     part = {
         "group_index": tf.constant([0, 0], tf.int64),
@@ -333,7 +290,7 @@ def test_features_may_have_odd_names():
         Feature(name=name, side=IMPRESSION, dtype=INT64, column=ITEM.column, weighted=True)
         for name in names
     ]
-    model = make_model(schema=Schema(name="shop", features=tuple(odd)))
+    model = build_model(schema=Schema(name="shop", features=tuple(odd)))
     features = {"group_index": FEATURES["group_index"]}
     for name in names:
         features[name] = FEATURES["item"]
@@ -349,7 +306,7 @@ def test_features_are_told_apart_by_name_and_not_by_their_order():
         Feature(name=name, side=IMPRESSION, dtype=FLOAT32, column=NumericColumn())
         for name in ("prix €", "age")
     )
-    model = make_model(schema=Schema(name="shop", features=(price, age)), hidden_units=())
+    model = build_model(schema=Schema(name="shop", features=(price, age)), hidden_units=())
     kernel, _ = model.get_layer("ctr_tower").weights
     kernel.assign([[0.0, 1.0], [0.0, 10.0]])
     features = {

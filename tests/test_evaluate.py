@@ -10,7 +10,7 @@ import pytest
 from esmm_tf import evaluate, evaluation, model_directory, scores
 from esmm_tf.config import EvaluateConfig, ScoreConfig
 from esmm_tf.errors import UserError
-from esmm_tf.scores import Scores
+from esmm_tf.scores import Divided, Scores
 
 NUM_ROWS = 20
 CLICK = np.tile([1, 0], 10).astype(np.uint8)
@@ -140,6 +140,25 @@ def test_scores_that_are_not_kept_leave_none_of_an_older_evaluation(models, run,
     assert capsys.readouterr().out.splitlines()[-1] == f"wrote {first / 'evaluation.json'}"
     with pytest.raises(UserError, match=r"its scores are not in"):
         run(second, baseline=str(first / "evaluation.json"))
+
+
+def test_a_baseline_whose_pcvr_is_a_ratio_is_read_and_scored_again_alike(models, collected, run):
+    by_model, _ = collected
+    first, second = models
+    log_ratio = np.linspace(-2, 1, NUM_ROWS, dtype=np.float32)
+    divided = Divided(ctcvr_logits=log_ratio[::-1].copy(), cvr_log_ratio=log_ratio)
+    by_model[str(first)] = dataclasses.replace(by_model[str(first)], divided=divided)
+    baseline = run(first)
+
+    read = run(second, baseline=str(first / "evaluation.json"))
+    scored = run(second, baseline_model_dir=str(first))
+
+    assert read["comparison"]["tasks"] == scored["comparison"]["tasks"]
+    assert baseline["tasks"]["cvr_clicked"]["predictions_above_1"] > 0
+    for task in ("cvr_clicked", "ctcvr"):
+        found = read["comparison"]["tasks"][task]["auc"]
+        assert found["baseline"] == baseline["tasks"][task]["auc"]
+    assert read["comparison"]["tasks"]["cvr_clicked"]["log_loss"]["baseline"] is None
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,7 @@ def test_a_bug_keeps_its_traceback():
     "configs",
     [
         (config.TrainConfig, config.ModelConfig, config.OptimizerConfig, config.InputConfig),
+        (config.GuardConfig, config.MethodConfig),
         (config.ScoreConfig, config.EvaluateConfig),
         (config.ScoreConfig, config.PredictConfig),
         (config.ExportConfig,),

@@ -6,7 +6,7 @@ import types
 import pytest
 import tensorflow as tf
 
-from esmm_tf import guard_rails
+from esmm_tf import guard_rails, keys
 from esmm_tf.config import GuardConfig
 from esmm_tf.errors import UserError
 
@@ -19,6 +19,7 @@ LOGS = {
     "non_finite_logits": 0.0,
     "ctr_logits_std": 0.7,
     "cvr_logits_std": 0.3,
+    "ctcvr_logits_std": 0.4,
     "ctr_calibration": 1.1,
     "ctcvr_calibration": 0.9,
 }
@@ -31,13 +32,14 @@ def model(*, step=0, weights=(0.0,)):
     )
 
 
-def build_guards(tmp_path, *, step=0, weights=(0.0,), **settings):
+def build_guards(tmp_path, *, step=0, weights=(0.0,), tasks=keys.TASKS, **settings):
     """Returns the guards of an epoch of 200 impressions; saving a batch says which."""
     guards = guard_rails.EpochGuards(
         GuardConfig(**settings),
         writer=tf.summary.create_file_writer(str(tmp_path)),
         impressions=200,
         save_batch="Saved {} {}.".format,
+        tasks=tasks,
     )
     guards.set_model(model(step=step, weights=weights))
     return guards
@@ -73,8 +75,45 @@ def test_healthy_steps_and_epochs_are_let_pass(tmp_path, capsys):
         "guard/non_finite_loss": (500, 0.0),
         "guard/ctr_logits_std": (500, 0.7),
         "guard/cvr_logits_std": (500, 0.3),
+        "guard/ctcvr_logits_std": (500, 0.4),
         "guard/ctr_calibration": (500, 1.1),
         "guard/ctcvr_calibration": (500, 0.9),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [(("cvr_clicked",), None), (("ctr",), "ctr 5"), (("ctcvr",), "ctcvr 9")],
+)
+def test_only_what_is_trained_on_has_to_be_calibrated(tmp_path, capsys, tasks, told):
+    guards = build_guards(tmp_path, step=500, tasks=tasks)
+    logs = LOGS | {"ctr_calibration": 5.0, "ctcvr_calibration": 9.0}
+
+    judge_epoch(guards, LOGS, logs)
+
+    written = {tag for tag in read_scalars(tmp_path) if tag.endswith("_calibration")}
+    err = capsys.readouterr().err
+    if told is None:
+        assert err == ""
+        assert written == set()
+    else:
+        assert f"and is on validation: {told}. Train longer" in err
+        assert written == {f"guard/{tasks[0]}_calibration"}
+
+
+def test_curves_of_tasks_that_are_not_trained_on_are_not_judged(tmp_path, capsys):
+    guards = build_guards(tmp_path, step=500, tasks=("cvr_clicked",))
+    undefined = ("ctr_logits_std", "ctcvr_logits_std", "ctr_calibration", "ctcvr_calibration")
+    logs = LOGS | dict.fromkeys(undefined, math.nan)
+
+    guards.on_train_batch_end(0, logs)
+    judge_epoch(guards, logs, LOGS)
+
+    assert capsys.readouterr().err == ""
+    assert set(read_scalars(tmp_path)) == {
+        "guard/unnested_labels",
+        "guard/non_finite_loss",
+        "guard/cvr_logits_std",
     }
 
 

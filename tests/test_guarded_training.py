@@ -172,7 +172,8 @@ BREAKS = {
     "collapsed_head": Break(
         lambda directory: write_data(directory, train=empty),
         r"A head must tell impressions apart, and the standard deviation of its logits is below "
-        r"--collapsed_std=0\.0001: ctr_logits_std 0, cvr_logits_std 0\. Lower --learning_rate, ",
+        r"--collapsed_std=0\.0001: ctr_logits_std 0, cvr_logits_std 0, ctcvr_logits_std 0\. "
+        r"Lower --learning_rate, ",
         "ctr_logits_std",
         lambda value: value < 1e-4,
         epochs=2,  # of 60 steps; heads are judged after 100

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from esmm_tf import input_fn, shards
+from esmm_tf import group_batches, input_fn, shards
 from esmm_tf.columns import IdentityColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
@@ -85,7 +85,7 @@ def tiny_source(tmp_path_factory, tiny_schema):
 def test_batches_are_the_longest_runs_of_whole_groups_that_fit(sizes, batch_size):
     ends = tf.constant(np.cumsum(sizes), tf.int64)
 
-    splits = input_fn._batch_splits(ends, batch_size)
+    splits = group_batches._batch_splits(ends, batch_size)
 
     assert splits.numpy().tolist() == greedy_batch_splits(sizes, batch_size)
 
@@ -104,7 +104,7 @@ def test_batches_are_the_longest_runs_of_whole_groups_that_fit(sizes, batch_size
 def test_a_group_larger_than_the_batch_is_a_batch_alone(sizes, batch_size, expected):
     ends = tf.constant(np.cumsum(sizes), tf.int64)
 
-    splits = input_fn._batch_splits(ends, batch_size)
+    splits = group_batches._batch_splits(ends, batch_size)
 
     assert splits.numpy().tolist() == expected
 

@@ -41,7 +41,7 @@ def reference_ctcvr_losses(conversion=CONVERSION, a=CTR_LOGITS, b=CVR_LOGITS):
 
 
 def ctr(*, rows=slice(None), click=CLICK, sample_weight=None):
-    return losses.ctr_loss(float32(click[rows]), float32(CTR_LOGITS[rows]), sample_weight)
+    return losses.cross_entropy(float32(click[rows]), float32(CTR_LOGITS[rows]), sample_weight)
 
 
 def ctcvr(*, rows=slice(None), conversion=CONVERSION, sample_weight=None):
@@ -52,7 +52,7 @@ def ctcvr(*, rows=slice(None), conversion=CONVERSION, sample_weight=None):
 BOTH = pytest.mark.parametrize(
     ("loss", "reference"),
     [(ctr, reference_ctr_losses()), (ctcvr, reference_ctcvr_losses())],
-    ids=["ctr_loss", "ctcvr_loss"],
+    ids=["cross_entropy", "ctcvr_loss"],
 )
 
 
@@ -108,7 +108,7 @@ def test_losses_and_gradients_stay_finite_at_extreme_logits(label):
 
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        total = losses.ctr_loss(labels, logits[0]) + losses.ctcvr_loss(labels, *logits)
+        total = losses.cross_entropy(labels, logits[0]) + losses.ctcvr_loss(labels, *logits)
     gradients = tape.gradient(total, logits)
 
     assert np.isfinite(total)
@@ -175,7 +175,9 @@ def test_the_losses_at_step_0_are_those_of_the_docstring(conversions):
     zeros = tf.zeros([4])
     conversion = float32([1.0] * conversions + [0.0] * (4 - conversions))
 
-    total = losses.ctr_loss(float32(CLICK), zeros) + losses.ctcvr_loss(conversion, zeros, zeros)
+    total = losses.cross_entropy(float32(CLICK), zeros) + losses.ctcvr_loss(
+        conversion, zeros, zeros
+    )
 
     expected = math.log(2) + math.log(4 / 3) + conversions / 4 * math.log(3)
     np.testing.assert_allclose(total, expected, rtol=1e-6)
@@ -203,8 +205,8 @@ def test_the_losses_are_the_same_in_a_function_that_knows_no_batch_size():
 def test_labels_of_a_wrong_shape_raise(shape):
     labels, logits = tf.zeros(shape), tf.zeros([4])
 
-    with pytest.raises(ValueError, match=r"click has shape .* ctr_logits has shape \(4,\)"):
-        losses.ctr_loss(labels, logits)
+    with pytest.raises(ValueError, match=r"labels has shape .* logits has shape \(4,\)"):
+        losses.cross_entropy(labels, logits)
     with pytest.raises(ValueError, match=r"conversion has shape .* cvr_logits has shape \(4,\)"):
         losses.ctcvr_loss(labels, logits, logits)
 

@@ -350,7 +350,7 @@ def measure_spaces(*, cvr_logits=CVR_LOGITS, weight=None, repeats=None):
     for tensors in repeated.values():
         for name, value in tensors.items():
             tensors[name] = tf.constant(np.repeat(value, repeats))
-    metrics = EntireSpaceMetrics()
+    metrics = EntireSpaceMetrics(losses=("ctr_loss", "ctcvr_loss"))
     metrics.update(**repeated, sample_weight=weight if weight is None else tf.constant(weight))
     return {metric.name: float(metric.result()) for metric in metrics.all()}
 
@@ -379,12 +379,12 @@ def expected_spaces(weight=None):
 
 
 def test_names_state_the_space():
-    names = [metric.name for metric in EntireSpaceMetrics().all()]
+    names = [metric.name for metric in EntireSpaceMetrics(losses=("ctr_loss", "ctcvr_loss")).all()]
 
     assert names == [
         *("loss", "ctr_loss", "ctcvr_loss"),
         *("impressions", "clicks", "conversions", "unnested_labels", "non_finite_logits"),
-        *("ctr_logits_std", "cvr_logits_std"),
+        *("ctr_logits_std", "cvr_logits_std", "ctcvr_logits_std"),
         *("ctr_auc", "ctr_log_loss", "ctr_calibration"),
         *("cvr_auc_clicked", "cvr_log_loss_clicked", "cvr_calibration_clicked"),
         *("ctcvr_auc", "ctcvr_log_loss", "ctcvr_calibration"),
@@ -431,7 +431,7 @@ def test_counts_are_of_impressions_whatever_their_weights(weight):
 
 
 def test_conversions_without_a_click_are_counted():
-    metrics = EntireSpaceMetrics()
+    metrics = EntireSpaceMetrics(losses=("ctr_loss", "ctcvr_loss"))
     outputs = dict.fromkeys(("ctr_logits", "cvr_logits", "ctcvr_logits"), tf.zeros(4))
     labels = {
         "click": tf.constant([1.0, 0.0, 0.0, 1.0]),
@@ -445,7 +445,7 @@ def test_conversions_without_a_click_are_counted():
 
 
 def test_impressions_whose_logits_are_not_finite_are_counted():
-    metrics = EntireSpaceMetrics()
+    metrics = EntireSpaceMetrics(losses=("ctr_loss", "ctcvr_loss"))
     outputs = {
         "ctr_logits": tf.constant([0.0, np.inf, 1.0, -np.inf]),
         "cvr_logits": tf.constant([0.0, 1.0, np.nan, np.inf]),
@@ -461,7 +461,11 @@ def test_impressions_whose_logits_are_not_finite_are_counted():
 def test_the_spread_of_each_head_is_its_own():
     measured = measure_spaces()
 
-    expected = {"ctr_logits_std": CTR_LOGITS, "cvr_logits_std": CVR_LOGITS}
+    expected = {
+        "ctr_logits_std": CTR_LOGITS,
+        "cvr_logits_std": CVR_LOGITS,
+        "ctcvr_logits_std": ctcvr_logits(),
+    }
     for name, logits in expected.items():
         np.testing.assert_allclose(measured[name], np.std(np.float64(logits), ddof=1), rtol=1e-12)
 
@@ -504,7 +508,7 @@ def test_the_recent_spread_of_no_two_impressions_is_not_defined():
 
 
 def test_mean_losses_weigh_batches_by_their_impressions():
-    metrics = EntireSpaceMetrics()
+    metrics = EntireSpaceMetrics(losses=("ctr_loss", "ctcvr_loss"))
 
     metrics.update_losses(tf.constant(1), loss=5.0, ctr_loss=4.0, ctcvr_loss=1.0)
     metrics.update_losses(tf.constant(3), loss=1.0, ctr_loss=0.0, ctcvr_loss=9.0)

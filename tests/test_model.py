@@ -253,7 +253,7 @@ def test_a_context_and_an_impression_feature_may_share_a_table():
 
 def test_the_loss_without_labels_or_outputs_raises():
     inputs = tf_keras.Input((1,))
-    model = EntireSpaceModel(inputs=inputs, outputs=inputs)
+    model = EntireSpaceModel(inputs=inputs, outputs=inputs, losses={}, loss_weights={}, tasks=())
 
     with pytest.raises(ValueError, match="The loss needs labels and outputs"):
         model.compute_loss(x=tf.zeros([1, 1]))

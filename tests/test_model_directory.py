@@ -11,18 +11,19 @@ import pytest
 
 from esmm_tf import model_directory
 from esmm_tf.columns import IdentityColumn, VocabularyColumn
-from esmm_tf.config import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
-from esmm_tf.methods import esmm
+from esmm_tf.methods import load_method
 
 
-def build_settings(directory, *, model=None, optimizer=None, reading=None, **settings):
+def build_settings(directory, *, model=None, optimizer=None, reading=None, method=None, **settings):
     train = {"train_files": "train/*", "validation_files": "validation/*", "seed": 5, "epochs": 2}
     return model_directory.Settings(
         train=TrainConfig(model_dir=str(directory), **train | settings),
         model=model or ModelConfig(embedding_dim=3, hidden_units=(7, 5)),
         optimizer=optimizer or OptimizerConfig(learning_rate=0.25),
         input=reading or InputConfig(batch_size=11),
+        method=method or MethodConfig(method="aman", ctr_model_dir="ctr", sampling_rate=0.5),
     )
 
 
@@ -46,6 +47,18 @@ def test_settings_are_read_as_they_were_saved(saved):
 
     assert settings == build_settings(saved)
     assert settings.model.hidden_units == (7, 5)
+
+
+def test_settings_of_a_release_that_knew_esmm_alone_are_those_of_esmm(saved):
+    path = saved / "config.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    del tree["method"], tree["train"]["train_fraction"]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+
+    settings = model_directory.load_settings(str(saved))
+
+    assert settings == build_settings(saved, method=MethodConfig())
+    assert settings.method.method == "esmm"
 
 
 def test_the_directory_is_whole_in_itself(saved):
@@ -91,7 +104,7 @@ def test_a_run_without_a_finished_epoch_has_no_model(saved):
 
 
 def test_the_model_has_the_weights_that_were_saved(trained, model_dir):
-    fresh = esmm.build_esmm(trained.schema, trained.settings.model)
+    fresh = load_method("esmm").build(trained.schema, trained.settings.model)
 
     again = model_directory.load_model(str(model_dir))
 
@@ -160,6 +173,12 @@ def test_a_run_may_go_on_under_another_path(saved, served_schema, tmp_path):
         ),
         ({"optimizer": OptimizerConfig()}, "--learning_rate: 0.25, now 0.001"),
         ({"reading": InputConfig(batch_size=12)}, "--batch_size: 11, now 12"),
+        ({"train_fraction": 0.5}, "--train_fraction: 1.0, now 0.5"),
+        (
+            {"method": MethodConfig(method="base", ctr_model_dir="other", sampling_rate=0.2)},
+            "--method: 'aman', now 'base'; --ctr_model_dir: 'ctr', now 'other'; "
+            "--sampling_rate: 0.5, now 0.2",
+        ),
         (
             {"seed": 6, "reading": InputConfig(batch_size=12)},
             "--seed: 5, now 6; --batch_size: 11, now 12",

@@ -31,7 +31,9 @@ def test_the_groups_of_a_batch_are_read_again_whichever_iterator_gave_it(source,
     batches = read_samples(dataset)
 
     for place, expected in enumerate(batches):
-        groups = input_fn.read_groups(source, CONFIG, seed=seed, batches=range(place, place + 1))
+        groups = input_fn.read_groups(
+            source, schema, CONFIG, seed=seed, batches=range(place, place + 1)
+        )
         found = records.parse_groups(groups, schema, carry=True)["carry"]["sample"]
         assert found.numpy().tolist() == expected
     assert len(batches) > 5

@@ -1,0 +1,24 @@
+"""DIVISION: a CTR and a CTCVR network, both on all impressions; pCVR is what one divides by.
+
+pCVR = pCTCVR / pCTR is no probability where it exceeds 1: evaluation ranks by the ratio as it is
+and tells how often it does, and served pCVR is cut off just below 1.
+"""
+
+from esmm_tf import keys
+from esmm_tf.losses import Outputs, cross_entropy_of
+from esmm_tf.method import Method, NetworkBuilder
+from esmm_tf.model import DividedOutputs
+
+
+def _network(builder: NetworkBuilder) -> Outputs:
+    ctcvr_logits = builder.tower("ctcvr_tower", builder.encode())
+    return DividedOutputs(name="outputs")(builder.ctr_network(), ctcvr_logits)
+
+
+METHOD = Method(
+    title="DIVISION",
+    network=_network,
+    losses={"ctcvr_loss": cross_entropy_of(keys.CONVERSION, keys.CTCVR_LOGITS)},
+    tasks=(keys.CTCVR,),
+    uses_ctr_network=True,
+)

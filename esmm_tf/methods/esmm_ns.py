@@ -1,0 +1,23 @@
+"""ESMM-NS: ESMM whose towers share nothing; each has embeddings of its own."""
+
+from esmm_tf import keys
+from esmm_tf.losses import Outputs, cross_entropy_of, product_loss
+from esmm_tf.method import Method, NetworkBuilder
+from esmm_tf.model import EntireSpaceOutputs
+
+
+def _network(builder: NetworkBuilder) -> Outputs:
+    ctr_logits = builder.tower("ctr_tower", builder.encode("ctr_encoder"))
+    cvr_logits = builder.tower("cvr_tower", builder.encode("cvr_encoder"))
+    return EntireSpaceOutputs(name="outputs")(ctr_logits, cvr_logits)
+
+
+METHOD = Method(
+    title="ESMM-NS",
+    network=_network,
+    losses={
+        "ctr_loss": cross_entropy_of(keys.CLICK, keys.CTR_LOGITS),
+        "ctcvr_loss": product_loss,
+    },
+    tasks=keys.TASKS,
+)

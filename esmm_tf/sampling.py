@@ -1,0 +1,126 @@
+"""Which impressions a method trains on: how many copies of each, drawn anew in every epoch."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import keys
+from esmm_tf.schema import CONTEXT, Schema
+
+Batch = dict[str, Any]
+ScoreClicks = Callable[[Mapping[str, Any]], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelCounts:
+    """How many impressions there are, how many of them clicked, and how many converted."""
+
+    impressions: int
+    clicks: int
+    conversions: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How many copies of an impression are trained on, on average, by its labels.
+
+    A whole number is exact; of a fraction, an impression has one copy more with that probability.
+
+    Args:
+      unclicked: copies of an impression without a click.
+      clicked: copies of a click without a conversion.
+      converted: copies of a conversion.
+      acceptance: the probability of keeping a clicked impression, float `[clicks]`, given its pCTR
+        (first argument) and the share of clicks in the data (second). None keeps all.
+    """
+
+    unclicked: float = 0.0
+    clicked: float = 1.0
+    converted: float = 1.0
+    acceptance: Callable[[tf.Tensor, float], tf.Tensor] | None = None
+
+    def mean_copies(self, labels: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Returns the copies of each impression on average, but for `acceptance`, `[impressions]`.
+
+        Args:
+          labels: `click` and `conversion`, float `[impressions]`.
+        """
+        clicked = tf.where(labels[keys.CONVERSION] > 0, self.converted, self.clicked)
+        return tf.where(labels[keys.CLICK] > 0, clicked, self.unclicked)
+
+    def count(self, labels: LabelCounts) -> float:
+        """Returns how many copies there are of all impressions on average, but for `acceptance`."""
+        return (
+            self.unclicked * (labels.impressions - labels.clicks)
+            + self.clicked * (labels.clicks - labels.conversions)
+            + self.converted * labels.conversions
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Draws impressions of parsed batches.
+
+    Args:
+      sampling: how many copies of which.
+      schema: of the batches.
+      seed: of the draws, another one in every epoch.
+      score_clicks: returns pCTR, float `[impressions]`, of a batch's features; needed where
+        `sampling` has an acceptance.
+      click_share: clicks / impressions of the data, likewise.
+    """
+
+    sampling: Sampling
+    schema: Schema
+    seed: int
+    score_clicks: ScoreClicks | None = None
+    click_share: float = 1.0
+
+    def draw(self, place: tf.Tensor, batch: Batch) -> Batch:
+        """Returns the copies that are drawn of a batch's impressions, in their order.
+
+        Args:
+          place: int64 scalar, the place of the batch in the epoch: it gives the same draw each
+            time.
+          batch: as `records.parse_groups` makes it.
+        """
+        copies = self.sampling.mean_copies(batch["labels"])
+        if self.sampling.acceptance is not None and self.score_clicks is not None:
+            candidates = tf.where(copies > 0)[:, 0]
+            batch = take_impressions(batch, candidates, self.schema)
+            pctr = self.score_clicks(batch["features"])
+            copies = tf.gather(copies, candidates)
+            copies *= self.sampling.acceptance(pctr, self.click_share)
+        chance = tf.random.stateless_uniform(tf.shape(copies), seed=tf.stack([self.seed, place]))
+        # Not the floor of the sum, which rounds up to another whole number.
+        whole = tf.floor(copies)
+        drawn = tf.cast(whole, tf.int64) + tf.cast(chance < copies - whole, tf.int64)
+        return take_impressions(batch, tf.repeat(tf.range(tf.size(drawn)), drawn), self.schema)
+
+
+def take_impressions(batch: Batch, rows: tf.Tensor, schema: Schema) -> Batch:
+    """Returns some impressions of a batch; groups that lose all of theirs are left out.
+
+    The context of a group stays one, however many of its impressions are taken.
+
+    Args:
+      batch: as `records.parse_groups` makes it.
+      rows: places of impressions, integer `[taken]`, rising; one may come more than once.
+      schema: of the batch.
+    """
+    features = batch["features"]
+    groups, group_index = tf.unique(tf.gather(features[keys.GROUP_INDEX], rows), out_idx=tf.int64)
+    context = {f.name for f in schema.side_features(CONTEXT)}
+    taken = {
+        name: tf.gather(
+            values, groups if name.removesuffix(keys.WEIGHT_SUFFIX) in context else rows
+        )
+        for name, values in features.items()
+        if name != keys.GROUP_INDEX
+    }
+    take = functools.partial(tf.nest.map_structure, lambda values: tf.gather(values, rows))
+    rest = {name: take(part) for name, part in batch.items() if name != "features"}
+    return {"features": {keys.GROUP_INDEX: group_index, **taken}, **rest}

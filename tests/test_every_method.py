@@ -1,0 +1,140 @@
+"""Each method from records to a served model, by the commands' own functions."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from esmm_tf import (
+    evaluate,
+    export,
+    input_fn,
+    methods,
+    model_directory,
+    prediction,
+    shards,
+    training,
+)
+from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
+from esmm_tf.config import (
+    EvaluateConfig,
+    ExportConfig,
+    GuardConfig,
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScoreConfig,
+    TrainConfig,
+)
+from esmm_tf.schema import Feature, Schema
+
+PROBABILITIES = ("pctr", "pcvr", "pctcvr")
+USES_CTR = ("aman", "base", "division", "oversampling", "unbias")
+
+pytestmark = pytest.mark.slow
+
+
+SCHEMA = Schema(
+    name="shelf",
+    features=(
+        Feature(
+            name="tastes",
+            side="context",
+            dtype="int64",
+            column=HashBucketColumn(hash_buckets=30),
+            values="many",
+        ),
+        Feature(
+            name="item", side="impression", dtype="int64", column=IdentityColumn(vocabulary_size=10)
+        ),
+        Feature(name="price", side="impression", dtype="float32", column=NumericColumn()),
+    ),
+    oracle=True,
+)
+
+
+def draw_group(rng, size):
+    """Returns a group whose items differ in their true rates of clicks and conversions."""
+    item = rng.integers(0, 10, size)
+    pctr, pcvr = np.where(item % 2, 0.3, 0.6), np.where(item % 3, 0.3, 0.7)
+    click = (rng.random(size) < pctr).astype(int)
+    return {
+        "tastes": rng.integers(0, 99, 3),
+        "item": item,
+        "price": rng.random(size),
+        "click": click,
+        "conversion": click * (rng.random(size) < pcvr),
+        "oracle_pctr": pctr,
+        "oracle_pcvr": pcvr,
+    }
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Returns a data set; the groups of its `test` are of one impression, as requests are."""
+    directory = tmp_path_factory.mktemp("data") / "data"
+    rng = np.random.default_rng(0)
+    with shards.DataSetWriter(str(directory), SCHEMA, num_shards=2) as writer:
+        for split, num_groups, size in (("train", 20, 5), ("validation", 10, 4), ("test", 60, 1)):
+            for _ in range(num_groups):
+                writer.write(split, draw_group(rng, size))
+    return directory
+
+
+def train(data, model_dir, method, *, ctr_model_dir=""):
+    training.train(
+        TrainConfig(train_files=str(data), validation_files=str(data), model_dir=str(model_dir)),
+        ModelConfig(embedding_dim=2, hidden_units=(4,)),
+        OptimizerConfig(learning_rate=0.05),
+        InputConfig(batch_size=20),
+        GuardConfig(),
+        MethodConfig(method=method, ctr_model_dir=str(ctr_model_dir)),
+    )
+
+
+@pytest.fixture(scope="module")
+def ctr_dir(data, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ctr") / "model"
+    train(data, directory, "ctr")
+    return directory
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_method_is_trained_evaluated_and_served(name, data, ctr_dir, tmp_path, capsys):
+    model_dir = tmp_path / "model"
+    train(data, model_dir, name, ctr_model_dir=ctr_dir if name in USES_CTR else "")
+    (entry,) = model_directory.load_history(str(model_dir))
+
+    score = ScoreConfig(model_dir=str(model_dir), files=str(data))
+    report_dir = str(tmp_path / "report") if name == "division" else ""
+    evaluate.main(score, EvaluateConfig(report_dir=report_dir))
+    export.main(ExportConfig(model_dir=str(model_dir), export_dir=str(tmp_path / "export")))
+
+    assert entry["validation"]["impressions"] == 40
+    assert np.isfinite(entry["validation"]["loss"])
+    result = json.loads((model_dir / "evaluation.json").read_text(encoding="utf-8"))
+    assert list(result["tasks"]) == ["ctr", "cvr_clicked", "ctcvr", "cvr_entire"]
+    for values in result["tasks"].values():
+        assert 0 <= values["auc"] <= 1
+    assert "predictions_above_1" not in result["tasks"]["ctr"]
+    assert ("predictions_above_1" in result["tasks"]["cvr_clicked"]) == (name == "division")
+    assert (tmp_path / "report" / "index.html").exists() == (name == "division")
+    assert "cvr_entire" in capsys.readouterr().out
+    assert_serves(tmp_path / "export" / "1", model_dir, data)
+
+
+def assert_serves(path, model_dir, data):
+    """Asserts that a SavedModel gives what the trained model gives, each in [0, 1]."""
+    trained = model_directory.load_model(str(model_dir))
+    source = input_fn.find_source(str(data), split="test")
+    columns = list(prediction.predict(trained.model, trained.schema, source, InputConfig()))
+    expected = {name: np.concatenate([c[name] for c in columns]) for name in PROBABILITIES}
+    records = list(tf.data.TFRecordDataset(list(source.files)))
+    served = tf.saved_model.load(str(path)).signatures["serving_default"](tf.stack(records))
+
+    assert set(served) == set(PROBABILITIES)
+    for name, values in served.items():
+        assert ((values >= 0) & (values <= 1)).numpy().all()
+        np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-6)
