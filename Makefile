@@ -7,7 +7,7 @@ WORKERS ?= 2
 PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: help demo test test-fast test-io lint format expedia clean
+.PHONY: help demo test test-fast test-io lint format compare expedia clean
 
 help:
 	@echo "make demo       simulated logs -> records -> training -> calibration -> evaluation -> SavedModel"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-io    all tests but the pipelines' on TensorFlow 2.17 with tensorflow-io"
 	@echo "make lint       ruff, mypy, the contract between layers"
 	@echo "make format     ruff format and its safe fixes"
+	@echo "make compare    the paper's seven systems on simulated logs, 5 seeds: many hours; it can be resumed"
 	@echo "make expedia EXPEDIA_CSV=train.csv   the table of the README, 5 seeds"
 	@echo "make clean      removes environments and the demo"
 
@@ -62,6 +63,11 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+compare: $(VENV)/.installed
+	[ -f comparison/logs/manifest.json ] || \
+	  $(BIN)/python -m pipelines.synthetic --flagfile=flagfiles/compare_logs.flagfile
+	$(BIN)/python -m esmm_tf.compare --flagfile=flagfiles/compare.flagfile
 
 expedia: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.expedia --input='$(EXPEDIA_CSV)'

@@ -47,6 +47,7 @@ DEV = [
     "pytest-xdist>=3.6,<4",  # tests in several processes
     "hypothesis>=6.100,<7",  # property tests of the record format
     "scikit-learn>=1.4,<2",  # reference of metrics
+    "scipy>=1.11,<2",  # reference of distributions
     "ruff>=0.9,<1",  # format and lint
     "mypy>=1.11,<3",  # types
     "import-linter>=2.1,<3",  # the contract between layers

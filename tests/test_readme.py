@@ -17,6 +17,7 @@ from pipelines.expedia import ExpediaConfig
 from pipelines.synthetic import SyntheticConfig
 
 TRAINING = [config.TrainConfig, config.ModelConfig, config.OptimizerConfig, config.InputConfig]
+COMPARISON = [config.CompareConfig, config.ModelConfig, config.InputConfig]
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -47,6 +48,9 @@ def test_the_example_for_ones_own_logs_leads_to_an_export(tmp_path):
         ("demo", TRAINING),
         ("expedia", TRAINING),
         ("ali_ccp", TRAINING),
+        ("compare_logs", [SyntheticConfig]),
+        ("compare", COMPARISON),
+        ("ali_ccp_compare", COMPARISON),
     ],
 )
 def test_every_flag_of_a_flagfile_is_known_to_its_command(name, configs):

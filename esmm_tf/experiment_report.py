@@ -1,0 +1,136 @@
+"""The report of a comparison: tables in Markdown, figures, and a page with all of it."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import (
+    experiment_measures,
+    experiment_setup_table,
+    experiment_table,
+    keys,
+    report_page,
+    report_text,
+    tables,
+)
+from esmm_tf.report_page import Plot, write_file
+from esmm_tf.tables import Section
+
+TABLE = "table.md"
+PAGE = "index.html"
+
+_UNDEFINED = "A dash stands for what is not defined, such as an AUC without positives."
+
+
+def check_installed() -> None:
+    """Checks that a report can be made, so that hours of training do not end in an error.
+
+    Raises:
+      UserError: if the extra `report` is not installed.
+    """
+    report_page.load_extra("experiment_plots")
+
+
+def write_report(result: Mapping[str, Any], directory: str) -> list[str]:
+    """Returns the paths of `table.md`, the figures and `index.html`, written in this order.
+
+    Equal comparisons give equal files. Each is written under a temporary name and renamed, and
+    none before all of them are made.
+
+    Args:
+      result: the content of `comparison.json`.
+      directory: made if it is missing.
+
+    Raises:
+      UserError: if the extra `report` is not installed.
+    """
+    drawing, jinja2 = report_page.load_extra("experiment_plots")
+    sections = [
+        *experiment_table.build_sections(result),
+        *experiment_setup_table.build_sections(result),
+    ]
+    plots = list(_draw(drawing, result))
+    contents = {
+        TABLE: _render_markdown(sections, plots).encode("utf-8"),
+        **{plot.file: plot.png for plot in plots},
+        PAGE: _render_page(jinja2, result, sections, plots).encode("utf-8"),
+    }
+    tf.io.gfile.makedirs(directory)
+    for name, content in contents.items():
+        write_file(os.path.join(directory, name), content)
+    return [os.path.join(directory, name) for name in contents]
+
+
+def format_table(result: Mapping[str, Any]) -> str:
+    """Returns the paper's Table 2 for a terminal."""
+    return tables.format_text(experiment_table.build_main_table(result))
+
+
+def _draw(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
+    aucs = f"AUC by method: {_describe(result, experiment_measures.compared_tasks(result), 'auc')}."
+    if len(result["fractions"]) > 1:
+        shares = ", ".join(map(_percent, experiment_measures.fractions(result)))
+        alt = f"AUC against the share of the training data ({shares}). With all of it, {aucs}"
+        yield Plot(file="auc_by_fraction.png", png=drawing.draw_auc_by_fraction(result), alt=alt)
+    else:
+        yield Plot(file="auc.png", png=drawing.draw_auc(result), alt=aucs)
+    found = _describe(result, experiment_measures.compared_tasks(result), "calibration")
+    alt = f"Mean prediction / mean label by method, on a logarithmic axis: {found}."
+    yield Plot(file="calibration.png", png=drawing.draw_calibration(result), alt=alt)
+    if experiment_measures.has(result, keys.CVR_ENTIRE, "bias"):
+        alt = (
+            "Mean pCVR less the mean true conversion probability, over all impressions: "
+            f"{_describe(result, [keys.CVR_ENTIRE], 'bias')}."
+        )
+        yield Plot(file="bias.png", png=drawing.draw_bias(result), alt=alt)
+
+
+def _percent(fraction: str) -> str:
+    return report_text.percent(float(fraction))
+
+
+def _describe(result: Mapping[str, Any], tasks: Sequence[str], metric: str) -> str:
+    """Returns between which methods' values a metric of each task lies, in words."""
+    return "; ".join(
+        f"{report_text.task_title(task)} {_range(result, task, metric)}" for task in tasks
+    )
+
+
+def _range(result: Mapping[str, Any], task: str, metric: str) -> str:
+    known = [
+        (mean, method["title"])
+        for method in result["methods"].values()
+        if (mean := experiment_measures.mean_of(method["tasks"], task, metric)) is not None
+    ]
+    if not known:
+        return "not defined"
+    (low, lowest), (high, highest) = min(known), max(known)
+    return f"from {report_text.number(low)} ({lowest}) to {report_text.number(high)} ({highest})"
+
+
+def _render_markdown(sections: Sequence[Section], plots: Sequence[Plot]) -> str:
+    shown = [tables.format_markdown(section) for section in sections]
+    figures = "\n\n".join(f"![{tables.escape_markdown(plot.alt)}]({plot.file})" for plot in plots)
+    shown.insert(1, f"## Figures\n\n{figures}\n")
+    meanings = "\n".join(
+        f"* {tables.escape_markdown(name)}: {tables.escape_markdown(meaning)}"
+        for name, meaning in tables.definitions(sections).items()
+    )
+    shown.append(f"## Definitions\n\n{_UNDEFINED}\n\n{meanings}\n")
+    return "\n".join(["# Comparison of methods\n", *shown])
+
+
+def _render_page(
+    jinja2: Any, result: Mapping[str, Any], sections: Sequence[Section], plots: Sequence[Plot]
+) -> str:
+    template = report_page.build_environment(jinja2).get_template("comparison.html")
+    return template.render(
+        result=result,
+        seeds=experiment_measures.seeds(result),
+        sections=sections,
+        plots=plots,
+        definitions=tables.definitions(sections),
+        undefined=_UNDEFINED,
+    )

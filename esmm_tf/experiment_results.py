@@ -1,0 +1,219 @@
+"""What the runs of a comparison say together: means over seeds, and what may be chance.
+
+A difference of two methods is one of their mean AUCs over the same seeds on the same test
+impressions. It varies with the users of the test, by the influences of its clusters (as in
+`esmm_tf.intervals`), and with the seeds; both variances are added.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from esmm_tf import experiment, experiment_run, intervals, keys, student
+from esmm_tf.config import CompareConfig
+from esmm_tf.ctr_network import METHOD as CTR
+from esmm_tf.experiment import Run
+from esmm_tf.methods import load_method
+
+METRICS = ("auc", "gauc", "log_loss", "calibration", "way_to_oracle", "regret", "bias")
+BASELINE = "base"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """A method's runs at one fraction: one a seed, in the same order for every method.
+
+    Args:
+      method: its name.
+      tests: the content of each run's `test.json`.
+      influences: of the clusters on each run's test AUCs, by task, `[clusters]`.
+    """
+
+    method: str
+    tests: Sequence[Mapping[str, Any]]
+    influences: Sequence[Mapping[str, np.ndarray]]
+
+    def values(self, task: str, metric: str) -> list[float]:
+        """Returns a metric of each seed; none where it is not defined for every one."""
+        found = [test["tasks"].get(task, {}).get(metric) for test in self.tests]
+        return [] if None in found else found
+
+    def mean_influence(self, task: str) -> np.ndarray:
+        """Returns the influences on the mean AUC over seeds, `[clusters]`."""
+        return np.mean([influence[task] for influence in self.influences], axis=0)
+
+
+def load_repeated(runs: Sequence[Run], output_dir: str) -> Repeated:
+    """Returns the results of a method's runs, one a seed."""
+    return Repeated(
+        method=runs[0].method,
+        tests=[experiment.load(run, output_dir, experiment.TEST_FILE) for run in runs],
+        influences=[experiment_run.load_influences(run, output_dir) for run in runs],
+    )
+
+
+def summarize(repeated: Repeated) -> dict[str, Any]:
+    """Returns, by task and metric, `mean`, `std` (null for one seed) and the `values`."""
+    tasks = repeated.tests[0]["tasks"]
+    return {
+        task: {
+            metric: _spread(values)
+            for metric in METRICS
+            if (values := repeated.values(task, metric))
+        }
+        | _above_1(repeated, task)
+        for task in tasks
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "std": std, "values": list(values)}
+
+
+def _above_1(repeated: Repeated, task: str) -> dict[str, Any]:
+    """Returns the share of predictions above 1, where a method has such."""
+    found = [test["tasks"][task] for test in repeated.tests]
+    if "predictions_above_1" not in found[0]:
+        return {}
+    return {
+        "share_above_1": _spread([of["predictions_above_1"] / of["impressions"] for of in found])
+    }
+
+
+def compare(method: Repeated, other: Repeated) -> dict[str, Any]:
+    """Returns, by task, the difference of the mean AUCs, its interval and its p-value."""
+    tasks = [task for task in method.tests[0]["tasks"] if method.values(task, "auc")]
+    return {task: _difference(method, other, task) for task in tasks if other.values(task, "auc")}
+
+
+def _difference(method: Repeated, other: Repeated, task: str) -> dict[str, Any]:
+    pairs = zip(method.values(task, "auc"), other.values(task, "auc"), strict=True)
+    differences = [one - two for one, two in pairs]
+    influence = method.mean_influence(task) - other.mean_influence(task)
+    of_users = float(np.square(influence).sum()) * len(influence) / (len(influence) - 1)
+    number = len(differences)
+    of_seeds = statistics.variance(differences) / number if number > 1 else math.nan
+    error = math.sqrt(of_users + of_seeds)
+    mean = statistics.fmean(differences)
+    result: dict[str, Any] = {"difference": mean, "interval": None, "p_value": None}
+    if error > 0:
+        # Welch and Satterthwaite: of the variance only the part of the seeds is uncertain.
+        degrees = (number - 1) * (error**2 / of_seeds) ** 2 if of_seeds > 0 else math.inf
+        reach = error * student.quantile(intervals.LEVEL, degrees)
+        result["interval"] = (mean - reach, mean + reach)
+        result["p_value"] = student.p_value(mean / error, degrees)
+    return result
+
+
+def build_tree(
+    chosen: Mapping[str, Run],
+    tried: Mapping[str, Sequence[Run]],
+    config: CompareConfig,
+) -> dict[str, Any]:
+    """Returns the results of a comparison, the content of `comparison.json` that follows from runs.
+
+    Args:
+      chosen: the candidate of each method that validation prefers, the CTR network's with them.
+      tried: the candidates of each method.
+      config: of the comparison.
+    """
+    repeated = {
+        fraction: {
+            name: load_repeated(
+                [
+                    run
+                    for run in experiment.repetitions(chosen[name], config)
+                    if run.fraction == fraction
+                ],
+                config.output_dir,
+            )
+            for name in config.methods
+        }
+        for fraction in config.fractions
+    }
+    whole = repeated[max(config.fractions)]
+    methods = {
+        name: {
+            "title": load_method(name).title,
+            **_effort(chosen[name], config),
+            "candidates": [_candidate(run, config.output_dir) for run in tried[name]],
+            "tasks": summarize(whole[name]),
+        }
+        for name in config.methods
+    }
+    for name, rivals in _rivals(whole).items():
+        methods[name] |= {
+            f"against_{role}": {"method": other, "tasks": compare(whole[name], whole[other])}
+            for role, other in rivals.items()
+        }
+    return {
+        "methods": methods,
+        "ctr_network": _ctr_network(chosen, tried, config),
+        "fractions": {
+            f"{fraction:g}": {name: summarize(of) for name, of in by_name.items()}
+            for fraction, by_name in repeated.items()
+        },
+    }
+
+
+def _candidate(run: Run, output_dir: str) -> dict[str, Any]:
+    """Returns what validation says of a candidate."""
+    found = experiment.load(run, output_dir, experiment.VALIDATION_FILE)
+    return {
+        "learning_rate": run.learning_rate,
+        "sampling_rate": run.rate,
+        "criterion": experiment.criterion(run.method, found["tasks"]),
+        "best_epoch": found["best_epoch"],
+        "aucs": {task: values["auc"] for task, values in found["tasks"].items()},
+    }
+
+
+def _ctr_network(
+    chosen: Mapping[str, Run], tried: Mapping[str, Sequence[Run]], config: CompareConfig
+) -> dict[str, Any] | None:
+    """Returns candidates and effort of the CTR network that methods share, if some do."""
+    if CTR not in chosen:
+        return None
+    candidates = [_candidate(run, config.output_dir) for run in tried[CTR]]
+    return {"title": "CTR network", "candidates": candidates, **_effort(chosen[CTR], config)}
+
+
+def _effort(chosen: Run, config: CompareConfig) -> dict[str, Any]:
+    """Returns what a method was trained with, and what that took."""
+    runs = [
+        r for r in experiment.repetitions(chosen, config) if r.fraction == max(config.fractions)
+    ]
+    found = [experiment.load(run, config.output_dir, experiment.VALIDATION_FILE) for run in runs]
+    return {
+        "learning_rate": chosen.learning_rate,
+        "sampling_rate": chosen.rate,
+        "best_epochs": [run["best_epoch"] for run in found],
+        "epochs": [run["epochs"] for run in found],
+        "impressions_an_epoch": _spread([run["impressions_an_epoch"] for run in found]),
+        "seconds": _spread([run["seconds"] for run in found]),
+        "parameters": found[0]["parameters"],
+    }
+
+
+def _rivals(repeated: Mapping[str, Repeated]) -> dict[str, dict[str, str]]:
+    """Returns with which methods each is compared: BASE, and the best of the others.
+
+    The best by the mean AUC of CTCVR, so that the best of all meets the second best.
+    """
+
+    def auc(name: str) -> float:
+        values = repeated[name].values(keys.CTCVR, "auc")
+        return statistics.fmean(values) if values else 0.0
+
+    rivals: dict[str, dict[str, str]] = {}
+    for name in repeated:
+        others = [other for other in repeated if other != name]
+        rivals[name] = {"best_other": max(others, key=auc)} if others else {}
+        if BASELINE in others:
+            rivals[name]["base"] = BASELINE
+    return rivals

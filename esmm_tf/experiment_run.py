@@ -1,0 +1,200 @@
+"""The runs of a comparison, each in a process of its own: trained, then measured."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import esmm_tf.startup  # noqa: F401 - each process of a run begins here
+
+# isort: split
+import numpy as np
+import tf_keras
+
+from esmm_tf import (
+    evaluation,
+    experiment,
+    input_fn,
+    keys,
+    model_directory,
+    progress,
+    training,
+)
+from esmm_tf.config import (
+    OFF,
+    CompareConfig,
+    GuardConfig,
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from esmm_tf.errors import UserError
+from esmm_tf.experiment import Run
+from esmm_tf.scores import Scores, collect_scores
+
+_READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)
+_RUNS_A_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
+_QUIET = GuardConfig(on_label_like_feature=OFF, on_miscalibration=OFF, on_unnested_labels="warn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all runs of a comparison share."""
+
+    compare: CompareConfig
+    model: ModelConfig
+    input: InputConfig
+
+
+def execute(runs: Sequence[Run], settings: Settings, *, title: str, on_test: bool) -> None:
+    """Trains and measures those of the runs that are not done yet, some at once.
+
+    Args:
+      runs: all of one stage; none needs another's model.
+      settings: of the comparison.
+      title: of the bar.
+      on_test: whether they are measured on the test split too.
+
+    Raises:
+      UserError: if a run fails; what was done by others is kept.
+    """
+    output_dir = settings.compare.output_dir
+    file = experiment.TEST_FILE if on_test else experiment.VALIDATION_FILE
+    missing = [run for run in runs if not experiment.is_done(run, output_dir, file)]
+    context = multiprocessing.get_context("spawn")
+    with (
+        progress.build_bar(len(runs), title, unit="run") as bar,
+        concurrent.futures.ProcessPoolExecutor(
+            settings.compare.processes, mp_context=context, max_tasks_per_child=_RUNS_A_PROCESS
+        ) as pool,
+    ):
+        bar.update(len(runs) - len(missing))
+        futures = {pool.submit(_run, run, settings, on_test): run for run in missing}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                _check_ended_well(future, futures[future], output_dir)
+                bar.update(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _check_ended_well(future: concurrent.futures.Future[None], run: Run, output_dir: str) -> None:
+    error = future.exception()
+    if error is not None:
+        log = os.path.join(run.directory(output_dir), experiment.LOG_FILE)
+        raise UserError(
+            f"The run {run.name} failed: {error} Its output is in {log!r}. Start the same command "
+            "again when the cause is mended: what is finished is kept."
+        ) from error
+
+
+def _run(run: Run, settings: Settings, on_test: bool) -> None:
+    directory = run.directory(settings.compare.output_dir)
+    os.makedirs(directory, exist_ok=True)
+    tf_keras.backend.clear_session()  # what the process built for an earlier run
+    with _output_in(os.path.join(directory, experiment.LOG_FILE)):
+        if not experiment.is_done(run, settings.compare.output_dir, experiment.VALIDATION_FILE):
+            _train(run, settings)
+        if on_test:
+            _test(run, settings)
+
+
+@contextlib.contextmanager
+def _output_in(path: str) -> Iterator[None]:
+    """Sends what is printed to the end of a file."""
+    with (
+        open(path, "a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        yield
+
+
+def _train(run: Run, settings: Settings) -> None:
+    """Trains a run, measures it on validation, and removes what only a resumption needs."""
+    compare = settings.compare
+    model_dir = os.path.join(run.directory(compare.output_dir), experiment.MODEL)
+    ctr = run.ctr_run()
+    training.train(
+        TrainConfig(
+            train_files=compare.data_dir,
+            validation_files=compare.data_dir,
+            model_dir=model_dir,
+            schema=compare.schema,
+            epochs=compare.epochs,
+            early_stopping_patience=compare.early_stopping_patience,
+            train_fraction=run.fraction,
+            seed=run.seed,
+        ),
+        settings.model,
+        OptimizerConfig(learning_rate=run.learning_rate),
+        settings.input,
+        _QUIET,
+        MethodConfig(
+            method=run.method,
+            ctr_model_dir=_model_dir(ctr, settings) if ctr else "",
+            sampling_rate=-1.0 if run.rate is None else run.rate,
+        ),
+    )
+    history = model_directory.load_history(model_dir)
+    parameters, found = _measure(run, settings, keys.VALIDATION)
+    losses = [entry[keys.VALIDATION]["loss"] for entry in history]
+    result = {
+        "run": dataclasses.asdict(run),
+        "seconds": sum(_seconds(entry[keys.TRAIN]) for entry in history),
+        "epochs": len(history),
+        "best_epoch": 1 + losses.index(min(losses)),
+        "impressions_an_epoch": history[0][keys.TRAIN]["impressions"],
+        "parameters": parameters,
+        "tasks": found.tree["tasks"],
+    }
+    shutil.rmtree(os.path.join(model_dir, model_directory.CHECKPOINTS), ignore_errors=True)
+    experiment.save(run, compare.output_dir, experiment.VALIDATION_FILE, result)
+
+
+def _seconds(epoch: Mapping[str, Any]) -> float:
+    """Returns how long an epoch trained: its impressions by their rate, whose start is not in it.
+
+    So it holds for a run that was interrupted too. An epoch of one batch has no rate.
+    """
+    rate = epoch["impressions_per_second"]
+    return epoch["impressions"] / rate if rate else 0.0
+
+
+def _test(run: Run, settings: Settings) -> None:
+    """Measures a trained run on the test split, with the influences of its AUCs."""
+    _, found = _measure(run, settings, keys.TEST)
+    path = os.path.join(run.directory(settings.compare.output_dir), experiment.INFLUENCE_FILE)
+    influences: dict[str, Any] = {
+        task: measured.estimates["auc"].influence for task, measured in found.measurements.items()
+    }
+    with open(f"{path}.tmp", "wb") as file:
+        np.savez(file, **influences)
+    os.replace(f"{path}.tmp", path)
+    experiment.save(run, settings.compare.output_dir, experiment.TEST_FILE, found.tree)
+
+
+def _measure(run: Run, settings: Settings, split: str) -> tuple[int, evaluation.Evaluation]:
+    """Returns the number of the model's parameters, and its metrics on a split."""
+    trained = model_directory.load_model(_model_dir(run, settings))
+    source = input_fn.find_source(settings.compare.data_dir, split=split)
+    scores: Scores = collect_scores(trained.model, trained.schema, source, _READ)
+    return trained.model.count_params(), evaluation.evaluate_scores(scores)
+
+
+def _model_dir(run: Run, settings: Settings) -> str:
+    return os.path.join(run.directory(settings.compare.output_dir), experiment.MODEL)
+
+
+def load_influences(run: Run, output_dir: str) -> dict[str, Any]:
+    """Returns the influences of each cluster on the test AUCs of a run, by task."""
+    path = os.path.join(run.directory(output_dir), experiment.INFLUENCE_FILE)
+    with open(path, "rb") as file, np.load(file) as saved:
+        return {name: saved[name] for name in saved}

@@ -1,0 +1,189 @@
+"""What the methods of a comparison reached on the test split, as tables.
+
+`result` is everywhere the content of `comparison.json`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from esmm_tf import intervals, report_text
+from esmm_tf.experiment_measures import (
+    METHOD,
+    TASKS,
+    Measure,
+    Tasks,
+    auc_column,
+    build_cells,
+    compared_tasks,
+    fractions,
+    has,
+    main_measures,
+    seeds,
+)
+from esmm_tf.report_text import METRIC_TITLES, METRICS, task_title
+from esmm_tf.tables import Cell, Column, Section, Table
+
+_FURTHER = (
+    ("gauc", 4),
+    ("log_loss", 5),
+    ("calibration", 3),
+    ("way_to_oracle", 3),
+    ("regret", 5),
+    ("bias", 5),
+)
+
+
+def build_sections(result: Mapping[str, Any]) -> Iterator[Section]:
+    """Yields what the methods reached, how they differ, and what else was measured."""
+    yield Section(
+        key="results",
+        title="Results",
+        sentences=_explain_main(result),
+        tables=[build_main_table(result)],
+    )
+    if len(result["methods"]) > 1:
+        yield _differences(result)
+    if len(result["fractions"]) > 1:
+        yield _fractions(result)
+    yield _further(result)
+
+
+def _explain_main(result: Mapping[str, Any]) -> list[str]:
+    number = seeds(result)
+    if number == 1:
+        how = "One model of each method, measured on the test split."
+    else:
+        how = (
+            f"AUCs are the mean ± the standard deviation over {number} models of each method that "
+            "differ in their seed, all else is the mean, measured on the test split."
+        )
+    return [how, "The best of each AUC is bold."]
+
+
+def build_main_table(result: Mapping[str, Any]) -> Table:
+    """Returns the paper's Table 2, with what else tells the methods apart: one row a method."""
+    measures = [
+        measure
+        for measure in main_measures()
+        if measure.is_always_shown or has(result, measure.task, measure.metric)
+    ]
+    by_method = {name: method["tasks"] for name, method in result["methods"].items()}
+    return _measured("", result, measures, by_method)
+
+
+def _measured(
+    caption: str,
+    result: Mapping[str, Any],
+    measures: Sequence[Measure],
+    by_method: Mapping[str, Tasks],
+) -> Table:
+    columns = [build_cells(measure, list(by_method.values())) for measure in measures]
+    names = [Cell(result["methods"][name]["title"]) for name in by_method]
+    return Table(
+        caption=caption,
+        columns=[METHOD, *(measure.column for measure in measures)],
+        rows=list(zip(names, *columns, strict=True)),
+    )
+
+
+def _differences(result: Mapping[str, Any]) -> Section:
+    level = report_text.percent(intervals.LEVEL)
+    sentences = [
+        "Differences of mean AUCs over the same seeds, on the same test impressions; in bold where "
+        "the interval leaves out 0.",
+        f"Each {level} interval adds what varies with the users of the test set (influences "
+        "summed by user, or by whatever groups the impressions) and what varies with the seeds, "
+        "and takes its width from Student's t.",
+        "The p-values are two-sided and not corrected for their number: of those below, one in "
+        "twenty falls under 0.05 by chance where nothing differs.",
+        "The best other method is the one with the highest CTCVR AUC in this very table, which "
+        "flatters it.",
+    ]
+    if seeds(result) == 1:
+        sentences.append("With one seed there is neither interval nor p-value.")
+    return Section(
+        key="differences",
+        title="Differences",
+        sentences=sentences,
+        tables=[_difference_table(result, task) for task in compared_tasks(result)],
+    )
+
+
+def _difference_table(result: Mapping[str, Any], task: str) -> Table:
+    methods = result["methods"]
+    base = next((m["against_base"]["method"] for m in methods.values() if "against_base" in m), "")
+    columns, rows = [METHOD], [[Cell(method["title"])] for method in methods.values()]
+    bounds = f"{report_text.percent(intervals.LEVEL)} interval"
+    if base:
+        title = methods[base]["title"]
+        columns += [Column(title=f"minus {title}"), Column(title=bounds), Column(title="p-value")]
+        for row, method in zip(rows, methods.values(), strict=True):
+            row += _difference_cells(method.get("against_base"), task)
+    columns += [
+        Column(title="Best other", is_text=True),
+        Column(title="minus best other"),
+        Column(title=bounds),
+        Column(title="p-value"),
+    ]
+    for row, method in zip(rows, methods.values(), strict=True):
+        against = method["against_best_other"]
+        row += [Cell(methods[against["method"]]["title"]), *_difference_cells(against, task)]
+    return Table(caption=auc_column(task).name, columns=columns, rows=rows)
+
+
+def _difference_cells(against: Mapping[str, Any] | None, task: str) -> list[Cell]:
+    found = (against or {}).get("tasks", {}).get(task) or {}
+    difference, interval = found.get("difference"), found.get("interval")
+    if difference is None:
+        return [Cell(report_text.DASH)] * 3
+    is_clear = interval is not None and not interval[0] <= 0 <= interval[1]
+    bounds = report_text.DASH
+    if interval is not None:
+        bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
+    p_value = report_text.p_value(found.get("p_value"))
+    return [Cell(f"{difference:+z.4f}", is_clear), Cell(bounds), Cell(p_value)]
+
+
+def _fractions(result: Mapping[str, Any]) -> Section:
+    return Section(
+        key="fractions",
+        title="AUC by share of the training data",
+        sentences=[
+            "The paper's Figure 3: each method trained again, as chosen on all training data, on a "
+            "share of the training groups. The best of each share is bold."
+        ],
+        tables=[_fraction_table(result, task) for task in compared_tasks(result)],
+    )
+
+
+def _fraction_table(result: Mapping[str, Any], task: str) -> Table:
+    names = list(result["methods"])
+    columns, cells = [METHOD], [[Cell(result["methods"][name]["title"]) for name in names]]
+    for fraction in fractions(result):
+        column = Column(title=report_text.percent(float(fraction)))
+        measure = Measure(task=task, metric="auc", column=column, is_best_bold=True)
+        by_method = result["fractions"][fraction]
+        columns.append(column)
+        cells.append(build_cells(measure, [by_method.get(name, {}) for name in names]))
+    rows = list(zip(*cells, strict=True))
+    return Table(caption=auc_column(task).name, columns=columns, rows=rows)
+
+
+def _further(result: Mapping[str, Any]) -> Section:
+    by_method = {name: method["tasks"] for name, method in result["methods"].items()}
+    details = {metric.name: f"{metric.definition} ({metric.aim})" for metric in METRICS}
+    tables = []
+    for task in TASKS:
+        measures = [
+            Measure(
+                task=task,
+                metric=name,
+                decimals=decimals,
+                column=Column(title=METRIC_TITLES[name], definition=details[name]),
+            )
+            for name, decimals in _FURTHER
+            if has(result, task, name)
+        ]
+        if measures:
+            tables.append(_measured(task_title(task), result, measures, by_method))
+    return Section(key="further", title="Further metrics", sentences=[], tables=tables)
