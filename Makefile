@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_IO ?= .venv-io
 BIN := $(VENV)/bin
-WORKERS ?= 2
+WORKERS ?= 3
 PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 

@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import esmm_tf.startup  # noqa: F401 - each process of a run begins here
 
 # isort: split
 import numpy as np
+import tensorflow as tf
 import tf_keras
 
 from esmm_tf import (
@@ -89,8 +91,9 @@ def _check_ended_well(future: concurrent.futures.Future[None], run: Run, output_
     error = future.exception()
     if error is not None:
         log = os.path.join(run.directory(output_dir), experiment.LOG_FILE)
+        (*_, reason) = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
-            f"The run {run.name} failed: {error} Its output is in {log!r}. Start the same command "
+            f"The run {run.name} failed: {reason} Its output is in {log!r}. Start the same command "
             "again when the cause is mended: what is finished is kept."
         ) from error
 
@@ -99,11 +102,16 @@ def _run(run: Run, settings: Settings, on_test: bool) -> None:
     directory = run.directory(settings.compare.output_dir)
     os.makedirs(directory, exist_ok=True)
     tf_keras.backend.clear_session()  # what the process built for an earlier run
+    tf.get_logger().setLevel("ERROR")  # each run has graphs of its own, which is no retracing
     with _output_in(os.path.join(directory, experiment.LOG_FILE)):
-        if not experiment.is_done(run, settings.compare.output_dir, experiment.VALIDATION_FILE):
-            _train(run, settings)
-        if on_test:
-            _test(run, settings)
+        try:
+            if not experiment.is_done(run, settings.compare.output_dir, experiment.VALIDATION_FILE):
+                _train(run, settings)
+            if on_test:
+                _test(run, settings)
+        except Exception:
+            traceback.print_exc()  # into the log; the screen shows its last line
+            raise
 
 
 @contextlib.contextmanager
