@@ -105,6 +105,13 @@ def product_loss(
     )
 
 
+# Eq. 3: its weighted sum is the loss of ESMM.
+ENTIRE_SPACE_LOSSES: Mapping[str, LossTerm] = {
+    "ctr_loss": cross_entropy_of(keys.CLICK, keys.CTR_LOGITS),
+    "ctcvr_loss": product_loss,
+}
+
+
 def _weighted_mean(losses: tf.Tensor, sample_weight: tf.Tensor | None) -> tf.Tensor:
     if sample_weight is None:
         return tf.reduce_mean(losses)

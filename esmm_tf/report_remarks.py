@@ -87,6 +87,13 @@ def _of_tasks(tasks: Mapping[str, Any]) -> Iterator[Remark]:
                 text=f"{task_title(task)} has only {count(values['positives'])} positives: its "
                 "figures say little.",
             )
+        if values.get("predictions_above_1"):
+            share = values["predictions_above_1"] / values["impressions"]
+            yield Remark(
+                kind="warning",
+                text=f"{task_title(task)} exceeds 1 for {percent(share)} of the impressions: it is "
+                "a ratio of two models. It has no log loss; a server cuts it off.",
+            )
         yield from _of_order(task, values)
         ratio, interval = values.get("calibration"), interval_of(values, "calibration")
         if ratio is not None and interval is not None and not interval[0] <= 1 <= interval[1]:

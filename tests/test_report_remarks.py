@@ -1,5 +1,7 @@
 """What must be said of an evaluation before any figure."""
 
+import re
+
 import pytest
 from evaluation_results import build_result, without_numbers
 
@@ -140,3 +142,13 @@ def test_an_order_that_may_be_chance_is_warned_of(low, is_coin):
     text = f"CTR may rank no better than a coin: AUC 0.600 [{low:.3f}, 0.700]."
 
     assert (Remark(kind="warning", text=text) in report_remarks.find(result)) == is_coin
+
+
+def test_predictions_above_1_are_warned_of():
+    result = calibrated()
+    task = result["tasks"]["cvr_clicked"]
+    task["predictions_above_1"] = task["impressions"] // 4
+
+    texts = [remark.text for remark in report_remarks.find(result)]
+
+    assert any(re.match(r"CVR, clicked exceeds 1 for 25(\.0)? % of the impres", t) for t in texts)

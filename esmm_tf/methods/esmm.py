@@ -4,7 +4,7 @@ The Entire Space Multi-Task Model (Ma et al., SIGIR 2018, Figure 2, Eq. 3).
 """
 
 from esmm_tf import keys
-from esmm_tf.losses import Outputs, cross_entropy_of, product_loss
+from esmm_tf.losses import ENTIRE_SPACE_LOSSES, Outputs
 from esmm_tf.method import Method, NetworkBuilder
 from esmm_tf.model import EntireSpaceOutputs
 
@@ -19,9 +19,6 @@ def _network(builder: NetworkBuilder) -> Outputs:
 METHOD = Method(
     title="ESMM",
     network=_network,
-    losses={
-        "ctr_loss": cross_entropy_of(keys.CLICK, keys.CTR_LOGITS),
-        "ctcvr_loss": product_loss,
-    },
+    losses=ENTIRE_SPACE_LOSSES,
     tasks=keys.TASKS,
 )

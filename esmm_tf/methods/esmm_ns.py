@@ -1,7 +1,7 @@
 """ESMM-NS: ESMM whose towers share nothing; each has embeddings of its own."""
 
 from esmm_tf import keys
-from esmm_tf.losses import Outputs, cross_entropy_of, product_loss
+from esmm_tf.losses import ENTIRE_SPACE_LOSSES, Outputs
 from esmm_tf.method import Method, NetworkBuilder
 from esmm_tf.model import EntireSpaceOutputs
 
@@ -15,9 +15,6 @@ def _network(builder: NetworkBuilder) -> Outputs:
 METHOD = Method(
     title="ESMM-NS",
     network=_network,
-    losses={
-        "ctr_loss": cross_entropy_of(keys.CLICK, keys.CTR_LOGITS),
-        "ctcvr_loss": product_loss,
-    },
+    losses=ENTIRE_SPACE_LOSSES,
     tasks=keys.TASKS,
 )
