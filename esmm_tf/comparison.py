@@ -84,7 +84,7 @@ def load_scores(path: str, scores: Scores) -> Scores:
       UserError: if `check_baseline` does, or the evaluation is one of other impressions.
     """
     check_baseline(path, len(scores))
-    saved = _load_arrays(path, "data_hash", "ctr_logits", "cvr_logits")
+    saved = _load_arrays(path, "data_hash", "ctr_logits", "cvr_logits", optional=_DIVIDED)
     if str(saved["data_hash"]) != scores.data_hash():
         raise _other_impressions(path)
     divided = {name: saved[name] for name in _DIVIDED if name in saved}
@@ -118,15 +118,12 @@ def check_baseline(path: str, impressions: int) -> None:
     _load_arrays(path, "data_hash")
 
 
-def _load_arrays(path: str, *names: str) -> dict[str, np.ndarray]:
-    """Returns some of what `write_scores` wrote beside the evaluation at `path`.
-
-    Where there are logits, those of a method that divides come with them.
-    """
+def _load_arrays(path: str, *names: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Returns some of what `write_scores` wrote beside the evaluation at `path`."""
     try:
         with open(scores_path(path), "rb") as file, np.load(file) as saved:
-            more = [name for name in _DIVIDED if name in saved and len(names) > 1]
-            return {name: saved[name] for name in (*names, *more)}
+            wanted = (*names, *(name for name in optional if name in saved))
+            return {name: saved[name] for name in wanted}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         raise UserError(
             f"--baseline is {path!r}, and its scores are not in {scores_path(path)!r}. Keep the "
