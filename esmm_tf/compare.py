@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
@@ -22,6 +23,7 @@ from esmm_tf import (
     input_fn,
     json_file,
     keys,
+    model_directory,
 )
 from esmm_tf.config import CompareConfig, InputConfig, ModelConfig
 from esmm_tf.errors import UserError
@@ -135,6 +137,10 @@ def _comparable(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(tree))
 
 
+def _as_flags(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"--{name}": value for part in parts.values() for name, value in part.items()}
+
+
 def _check_settings(settings: Settings) -> None:
     """Keeps the settings in the output directory.
 
@@ -147,12 +153,7 @@ def _check_settings(settings: Settings) -> None:
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             before = json.load(file)
-        changed = [
-            f"--{name}: {before[part].get(name)!r}, now {value!r}"
-            for part, values in now.items()
-            for name, value in values.items()
-            if before[part].get(name) != value
-        ]
+        changed = model_directory.describe_changes(_as_flags(before), _as_flags(now))
         if changed:
             raise UserError(
                 f"{settings.compare.output_dir!r} holds a comparison with other settings "

@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from esmm_tf import array_file
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import FORMAT_VERSION, finite_or_none
-from esmm_tf.scores import Divided, Scores
+from esmm_tf.scores import DIVIDED, Scores, find_divided
 from esmm_tf.task_metrics import Measurement
-
-_DIVIDED = tuple(field.name for field in dataclasses.fields(Divided))
 
 
 def compare(
@@ -58,17 +57,13 @@ def scores_path(path: str) -> str:
 
 def write_scores(scores: Scores, path: str) -> None:
     """Writes the logits of each impression beside the evaluation at `path`: 8 bytes each."""
-    path = scores_path(path)
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        np.savez(
-            file,
-            data_hash=scores.data_hash(),
-            ctr_logits=scores.ctr_logits,
-            cvr_logits=scores.cvr_logits,
-            **({} if scores.divided is None else dataclasses.asdict(scores.divided)),
-        )
-    os.replace(temporary, path)
+    array_file.write_arrays(
+        scores_path(path),
+        data_hash=scores.data_hash(),
+        ctr_logits=scores.ctr_logits,
+        cvr_logits=scores.cvr_logits,
+        **({} if scores.divided is None else dataclasses.asdict(scores.divided)),
+    )
 
 
 def remove_scores(path: str) -> None:
@@ -84,13 +79,10 @@ def load_scores(path: str, scores: Scores) -> Scores:
       UserError: if `check_baseline` does, or the evaluation is one of other impressions.
     """
     check_baseline(path, len(scores))
-    saved = _load_arrays(path, "data_hash", "ctr_logits", "cvr_logits", optional=_DIVIDED)
+    saved = _load_arrays(path, "data_hash", "ctr_logits", "cvr_logits", optional=DIVIDED)
     if str(saved["data_hash"]) != scores.data_hash():
         raise _other_impressions(path)
-    divided = {name: saved[name] for name in _DIVIDED if name in saved}
-    return scores.with_logits(
-        saved["ctr_logits"], saved["cvr_logits"], Divided(**divided) if divided else None
-    )
+    return scores.with_logits(saved["ctr_logits"], saved["cvr_logits"], find_divided(saved))
 
 
 def check_baseline(path: str, impressions: int) -> None:

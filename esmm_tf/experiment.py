@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from esmm_tf import ctr_network, json_file
+from esmm_tf import ctr_network, json_file, keys
 from esmm_tf.config import CompareConfig
 from esmm_tf.methods import load_method
 
@@ -94,7 +94,7 @@ def criterion(method: str, tasks: dict[str, Any]) -> float:
     It is the mean of the two AUCs of the paper's table, on clicked impressions for CVR and on all
     for CTCVR; for the CTR network it is the AUC of CTR.
     """
-    names = ("ctr",) if method == ctr_network.METHOD else ("cvr_clicked", "ctcvr")
+    names = (keys.CTR,) if method == ctr_network.METHOD else (keys.CVR_CLICKED, keys.CTCVR)
     aucs = [tasks[name]["auc"] for name in names]
     return sum(auc if auc is not None else 0.0 for auc in aucs) / len(aucs)
 

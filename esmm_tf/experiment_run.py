@@ -18,6 +18,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import (
+    array_file,
     evaluation,
     experiment,
     input_fn,
@@ -38,7 +39,7 @@ from esmm_tf.config import (
 )
 from esmm_tf.errors import UserError
 from esmm_tf.experiment import Run
-from esmm_tf.scores import Scores, collect_scores
+from esmm_tf.scores import collect_scores
 
 _READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)
 _RUNS_A_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
@@ -180,12 +181,10 @@ def _test(run: Run, settings: Settings) -> None:
     """Measures a trained run on the test split, with the influences of its AUCs."""
     _, found = _measure(run, settings, keys.TEST)
     path = os.path.join(run.directory(settings.compare.output_dir), experiment.INFLUENCE_FILE)
-    influences: dict[str, Any] = {
+    influences = {
         task: measured.estimates["auc"].influence for task, measured in found.measurements.items()
     }
-    with open(f"{path}.tmp", "wb") as file:
-        np.savez(file, **influences)
-    os.replace(f"{path}.tmp", path)
+    array_file.write_arrays(path, **influences)
     experiment.save(run, settings.compare.output_dir, experiment.TEST_FILE, found.tree)
 
 
@@ -193,7 +192,7 @@ def _measure(run: Run, settings: Settings, split: str) -> tuple[int, evaluation.
     """Returns the number of the model's parameters, and its metrics on a split."""
     trained = model_directory.load_model(_model_dir(run, settings))
     source = input_fn.find_source(settings.compare.data_dir, split=split)
-    scores: Scores = collect_scores(trained.model, trained.schema, source, _READ)
+    scores = collect_scores(trained.model, trained.schema, source, _READ)
     return trained.model.count_params(), evaluation.evaluate_scores(scores)
 
 

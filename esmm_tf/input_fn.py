@@ -153,7 +153,11 @@ def _sampled(dataset: tf.data.Dataset, sampler: Sampler) -> tf.data.Dataset:
     drawn = dataset.enumerate().map(
         sampler.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
-    return drawn.filter(lambda batch: tf.size(batch["features"][keys.GROUP_INDEX]) > 0)
+    return drawn.filter(_has_impressions)
+
+
+def _has_impressions(batch: dict[str, Any]) -> tf.Tensor:
+    return tf.size(batch["features"][keys.GROUP_INDEX]) > 0
 
 
 def read_groups(
@@ -175,7 +179,7 @@ def read_groups(
         draw, parse = subset.sampler.draw, _parser(schema, False)
 
         def is_drawn_of(place: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
-            return tf.size(draw(place, parse(serialized))["features"][keys.GROUP_INDEX]) > 0
+            return _has_impressions(draw(place, parse(serialized)))
 
         dataset = dataset.enumerate().filter(is_drawn_of).map(lambda _, serialized: serialized)
     return tf.concat(list(dataset.skip(batches.start).take(len(batches))), axis=0)

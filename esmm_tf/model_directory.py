@@ -129,6 +129,15 @@ def load_settings(model_dir: str) -> Settings:
     )
 
 
+def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns which settings differ between two starts, by their names."""
+    return [
+        f"{name}: {before.get(name)!r}, now {value!r}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
 def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
     def comparable(settings: Settings) -> dict[str, Any]:
         parts = dataclasses.asdict(settings)
@@ -137,12 +146,7 @@ def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
         rate = {"negative_keep_rate": parts.pop("negative_keep_rate")}
         return {f"--{k}": v for part in (*parts.values(), rate) for k, v in part.items()}
 
-    before, after = comparable(old), comparable(new)
-    changed = [
-        f"{name}: {before[name]!r}, now {after[name]!r}"
-        for name in before
-        if before[name] != after[name]
-    ]
+    changed = describe_changes(comparable(old), comparable(new))
     if changed:
         raise UserError(
             f"{model_dir!r} holds a run with other settings ({'; '.join(changed)}). Give the same "

@@ -17,7 +17,7 @@ from esmm_tf.schema import Schema
 from esmm_tf.slicing import SliceReader, Slices
 
 _LOGITS = (keys.CTR_LOGITS, keys.CVR_LOGITS)
-_DIVIDED = (keys.CTCVR_LOGITS, keys.CVR_LOG_RATIO)
+DIVIDED = (keys.CTCVR_LOGITS, keys.CVR_LOG_RATIO)
 _LABELS = (keys.CLICK, keys.CONVERSION)
 _ORACLE = (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
 
@@ -196,21 +196,22 @@ def collect_scores(
             reader.name: Slices(codes=columns[f"slice {reader.name}"], values=reader.values)
             for reader in readers
         },
-        divided=_divided(columns),
+        divided=find_divided(columns),
     )
 
 
-def _divided(columns: Mapping[str, np.ndarray]) -> Divided | None:
-    if keys.CVR_LOG_RATIO not in columns:
+def find_divided(arrays: Mapping[str, np.ndarray]) -> Divided | None:
+    """Returns what `DIVIDED` names among arrays, or None where it is not among them."""
+    if keys.CVR_LOG_RATIO not in arrays:
         return None
-    return Divided(**{name: columns[name] for name in _DIVIDED})
+    return Divided(**{name: arrays[name] for name in DIVIDED})
 
 
 def _row(
     outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any], schema: Schema
 ) -> dict[str, np.ndarray]:
     """Returns what is kept of a batch, by name."""
-    logits = (*_LOGITS, *_DIVIDED) if keys.CVR_LOG_RATIO in outputs else _LOGITS
+    logits = (*_LOGITS, *DIVIDED) if keys.CVR_LOG_RATIO in outputs else _LOGITS
     row = {name: _finite(name, outputs[name].numpy()) for name in logits}
     row |= {name: batch["labels"][name].numpy().astype(np.uint8) for name in _LABELS}
     row |= {name: values.numpy() for name, values in batch.get("oracle", {}).items()}

@@ -16,6 +16,7 @@ from esmm_tf.config import (
     TrainConfig,
 )
 from esmm_tf.errors import UserError
+from esmm_tf.method import Method
 from esmm_tf.methods import load_method
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.model_directory import Settings, TrainedModel
@@ -67,7 +68,7 @@ def train(
     ctr = ctr_network.load_ctr_network(method, settings, schema)
     model_directory.save_settings(settings, schema, train_config.model_dir)
     trainer = Trainer(
-        _build_model(settings, schema, source, sampling=sampling, ctr=ctr),
+        _build_model(method, settings, schema, source, sampling=sampling, ctr=ctr),
         schema,
         settings,
         guards=guard_config,
@@ -87,6 +88,7 @@ def _check_drawn(labels: LabelCounts, sampling: Sampling, where: str) -> None:
 
 
 def _build_model(
+    method: Method,
     settings: Settings,
     schema: Schema,
     source: input_fn.Source,
@@ -98,7 +100,7 @@ def _build_model(
     tf_keras.utils.set_random_seed(settings.train.seed)
     if settings.train.deterministic:
         tf.config.experimental.enable_op_determinism()
-    model = load_method(settings.method.method).build(
+    model = method.build(
         schema,
         settings.model,
         seed=settings.train.seed,

@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: one schema with every kind of feature, and a data set of it."""
 
 import dataclasses
+import importlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,22 @@ def _context(name: str, dtype: str, column: columns.Column, **more: Any) -> sche
 
 def _impression(name: str, dtype: str, column: columns.Column, **more: Any) -> schema_lib.Feature:
     return schema_lib.Feature(name=name, side="impression", dtype=dtype, column=column, **more)
+
+
+@pytest.fixture
+def hide_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Returns a function that lets a module look as if it were not installed."""
+    load = importlib.import_module
+
+    def hide(missing: str) -> None:
+        def find(name: str) -> Any:
+            if name == missing:
+                raise ModuleNotFoundError(f"No module named {name!r}")
+            return load(name)
+
+        monkeypatch.setattr(importlib, "import_module", find)
+
+    return hide
 
 
 @pytest.fixture(scope="session")

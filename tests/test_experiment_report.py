@@ -1,7 +1,6 @@
 """The report of a comparison: its files, its page, and what both say."""
 
 import copy
-import importlib
 import os
 import pathlib
 import re
@@ -216,15 +215,8 @@ def test_the_terminal_gets_the_main_table():
 
 
 @pytest.mark.parametrize("missing", ["esmm_tf.experiment_plots", "jinja2"])
-def test_without_the_extra_it_is_said_what_to_install(monkeypatch, missing):
-    load = importlib.import_module
-
-    def find(name):
-        if name == missing:
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        return load(name)
-
-    monkeypatch.setattr(importlib, "import_module", find)
+def test_without_the_extra_it_is_said_what_to_install(hide_module, missing):
+    hide_module(missing)
     message = (
         "A report needs Matplotlib and Jinja2. Install them with pip install 'esmm_tf[report]'."
     )

@@ -2,7 +2,6 @@
 
 import copy
 import html.parser
-import importlib
 import os
 import pathlib
 import re
@@ -307,15 +306,8 @@ def test_an_evaluation_of_another_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["esmm_tf.report_plots", "jinja2"])
-def test_without_the_extra_it_is_said_what_to_install(monkeypatch, missing):
-    load = importlib.import_module
-
-    def find(name):
-        if name == missing:
-            raise ModuleNotFoundError(f"No module named {name!r}")
-        return load(name)
-
-    monkeypatch.setattr(importlib, "import_module", find)
+def test_without_the_extra_it_is_said_what_to_install(hide_module, missing):
+    hide_module(missing)
     message = (
         "A report needs Matplotlib and Jinja2. Install them with pip install 'esmm_tf[report]', or "
         "leave out --report_dir."
