@@ -56,7 +56,7 @@ def tensor_names(schema: Schema) -> dict[str, str]:
 
 
 def build_inputs(schema: Schema) -> dict[str, Any]:
-    """Returns the model's symbolic inputs, keyed as `records.parse_groups` keys its features."""
+    """Returns the model's symbolic inputs, keyed as `parsing.parse_groups` keys its features."""
     # The prefix keeps a feature called `encoder` or `outputs` apart from the layer of that name.
     names = {key: f"input_{name}" for key, name in tensor_names(schema).items()}
     inputs = {keys.GROUP_INDEX: tf_keras.Input((), dtype=tf.int64, name=keys.GROUP_INDEX)}

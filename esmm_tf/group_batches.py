@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import records
+from esmm_tf import parsing
 
 
 def cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
@@ -27,7 +27,7 @@ def _cut_chunk(batch_size: int) -> Callable[..., Any]:
     ) -> tuple[tf.Tensor, tf.RaggedTensor]:
         serialized, is_last = chunk
         groups = tf.concat([left, serialized], axis=0)
-        splits = _batch_splits(tf.cumsum(records.count_impressions(groups)), batch_size)
+        splits = _batch_splits(tf.cumsum(parsing.count_impressions(groups)), batch_size)
         # The last batch may still grow, unless this chunk is the last one.
         num_whole = tf.size(splits) - tf.cast(~is_last, tf.int32)
         splits = splits[: tf.maximum(num_whole, 1)]

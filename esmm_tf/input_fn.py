@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import group_batches, keys, manifest, progress, records
+from esmm_tf import group_batches, keys, manifest, parsing, progress
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.sampling import LabelCounts, Sampler
@@ -129,7 +129,7 @@ def build_dataset(
     carry: bool = False,
     subset: Subset = ALL,
 ) -> tf.data.Dataset:
-    """Returns batches as `records.parse_groups` makes them.
+    """Returns batches as `parsing.parse_groups` makes them.
 
     A batch is the longest run of consecutive whole groups that holds at most `batch_size`
     impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
@@ -208,7 +208,7 @@ def show_progress(dataset: tf.data.Dataset, source: Source) -> Iterator[Any]:
 def _parser(schema: Schema, carry: bool) -> Any:
     """Returns the parser as a graph function, traced once for all epochs and splits."""
     return tf.function(
-        lambda serialized: records.parse_groups(serialized, schema, carry=carry),
+        lambda serialized: parsing.parse_groups(serialized, schema, carry=carry),
         input_signature=[tf.TensorSpec([None], tf.string)],
     )
 

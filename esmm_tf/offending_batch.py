@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, keys, manifest, records, schema_file
+from esmm_tf import input_fn, keys, manifest, parsing, schema_file
 from esmm_tf.columns import NumericColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.schema import Schema
@@ -46,7 +46,7 @@ def save_batch(
     serialized = input_fn.read_groups(
         source, schema, config, seed=seed, batches=range(first, place + 1), subset=subset
     )
-    batch = records.parse_groups(serialized, schema)
+    batch = parsing.parse_groups(serialized, schema)
     found = _build_manifest(batch, source, split=split, num_records=len(serialized))
     directory = os.path.join(model_dir, DIRECTORY)
     _write(serialized.numpy(), schema, found, directory)

@@ -85,7 +85,7 @@ class Sampler:
         Args:
           place: int64 scalar, the place of the batch in the epoch: it gives the same draw each
             time.
-          batch: as `records.parse_groups` makes it.
+          batch: as `parsing.parse_groups` makes it.
         """
         copies = self.sampling.mean_copies(batch["labels"])
         if self.sampling.acceptance is not None and self.score_clicks is not None:
@@ -107,7 +107,7 @@ def take_impressions(batch: Batch, rows: tf.Tensor, schema: Schema) -> Batch:
     The context of a group stays one, however many of its impressions are taken.
 
     Args:
-      batch: as `records.parse_groups` makes it.
+      batch: as `parsing.parse_groups` makes it.
       rows: places of impressions, integer `[taken]`, rising; one may come more than once.
       schema: of the batch.
     """

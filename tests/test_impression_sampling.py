@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, records, sampling
+from esmm_tf import input_fn, parsing, records, sampling
 from esmm_tf.config import InputConfig
 from esmm_tf.sampling import LabelCounts, Sampler, Sampling, take_impressions
 
@@ -229,7 +229,7 @@ def test_what_is_taken_is_what_records_of_those_impressions_alone_would_give(
 
 def parse(groups, schema):
     serialized = [records.encode_group(group) for group in groups if len(group["click"])]
-    return records.parse_groups(serialized, schema, carry=True)
+    return parsing.parse_groups(serialized, schema, carry=True)
 
 
 def cut_group(group, samples):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esmm_tf import input_fn, manifest, offending_batch, records
+from esmm_tf import input_fn, manifest, offending_batch, parsing, records
 from esmm_tf.config import InputConfig
 
 CONFIG = InputConfig(batch_size=7, shuffle_buffer=5, num_readers=2)
@@ -34,7 +34,7 @@ def test_the_groups_of_a_batch_are_read_again_whichever_iterator_gave_it(source,
         groups = input_fn.read_groups(
             source, schema, CONFIG, seed=seed, batches=range(place, place + 1)
         )
-        found = records.parse_groups(groups, schema, carry=True)["carry"]["sample"]
+        found = parsing.parse_groups(groups, schema, carry=True)["carry"]["sample"]
         assert found.numpy().tolist() == expected
     assert len(batches) > 5
 
@@ -100,7 +100,7 @@ def test_numbers_that_stand_out_are_named(schema, build_group, changes, text):
     group = build_group(37, 3) | {"boost:weight": np.ones(3), "interests:weight": [0.5, 1.5]}
     serialized = [records.encode_group(group | {"age": [30.5]} | changes)]
 
-    found = offending_batch.describe_numbers(records.parse_groups(serialized, schema), schema)
+    found = offending_batch.describe_numbers(parsing.parse_groups(serialized, schema), schema)
 
     assert found.startswith(text)
 
@@ -110,6 +110,6 @@ def test_a_batch_of_zeros_has_no_number_that_stands_out(schema, build_group):
     numbers = {"age": [0.0], "price": [0.0], "stock": [0], "example_weight": [0.0]}
     serialized = [records.encode_group(build_group(1, 1) | weights | numbers)]
 
-    found = offending_batch.describe_numbers(records.parse_groups(serialized, schema), schema)
+    found = offending_batch.describe_numbers(parsing.parse_groups(serialized, schema), schema)
 
     assert found == "it holds no number but 0"

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import strategies as st
 
-from esmm_tf import records
+from esmm_tf import parsing, records
 from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.errors import UserError
 from esmm_tf.schema import Feature, Labels, Schema
@@ -93,7 +93,7 @@ def test_any_batch_of_groups_is_parsed_as_it_was_written(schema, data):
         records.check_group(group, schema)
     serialized = tf.constant([records.encode_group(group) for group in batch])
 
-    parsed = records.parse_groups(serialized, schema, carry=True)
+    parsed = parsing.parse_groups(serialized, schema, carry=True)
 
     assert_equal_features(parsed["features"], expected_features(batch, schema))
     assert list(parsed["labels"]["click"]) == joined(batch, "click")
@@ -115,7 +115,7 @@ def test_a_group_of_one_is_the_same_for_training_and_for_a_server(schema, data):
     flat = data.draw(st.lists(groups(schema, max_impressions=1), max_size=2))
     serialized = tf.constant([records.encode_group(group) for group in flat], tf.string)
 
-    served = records.parse_impressions(serialized, schema)
+    served = parsing.parse_impressions(serialized, schema)
 
     assert_equal_features(served, expected_features(flat, schema))
 
@@ -124,7 +124,7 @@ def test_flat_groups_of_one_have_one_impression_each(schema, build_group):
     flat = [build_group(sample, 1) for sample in (3, 4, 5)]
     serialized = tf.constant([records.encode_group(group) for group in flat])
 
-    features = records.parse_groups(serialized, schema)["features"]
+    features = parsing.parse_groups(serialized, schema)["features"]
 
     assert features["group_index"].numpy().tolist() == [0, 1, 2]
     assert features["item"].to_list() == [[3], [4], [5]]
@@ -134,7 +134,7 @@ def test_flat_groups_of_one_have_one_impression_each(schema, build_group):
 def test_tensors_have_the_documented_dtypes_whatever_the_batch(schema, build_group, num_groups):
     serialized = [records.encode_group(build_group(0, 3))] * num_groups
 
-    parsed = records.parse_groups(tf.constant(serialized, tf.string), schema, carry=True)
+    parsed = parsing.parse_groups(tf.constant(serialized, tf.string), schema, carry=True)
 
     features = parsed["features"]
     assert features["group_index"].dtype == tf.int64
@@ -154,8 +154,8 @@ def test_tensors_have_the_documented_dtypes_whatever_the_batch(schema, build_gro
 def test_labels_and_carried_keys_are_parsed_on_demand(schema, build_group):
     serialized = tf.constant([records.encode_group(build_group(0, 3))])
 
-    bare = records.parse_groups(serialized, schema, labels=False)
-    full = records.parse_groups(serialized, schema, carry=True)
+    bare = parsing.parse_groups(serialized, schema, labels=False)
+    full = parsing.parse_groups(serialized, schema, carry=True)
 
     assert set(bare) == {"features"}
     assert set(full) == {"features", "labels", "example_weight", "oracle", "carry"}
@@ -167,7 +167,7 @@ def test_a_schema_without_weight_and_truth_parses_neither(schema, build_group):
     bare = dataclasses.replace(schema, labels=Labels(), oracle=False)
     serialized = tf.constant([records.encode_group(build_group(0, 3))])
 
-    parsed = records.parse_groups(serialized, bare)
+    parsed = parsing.parse_groups(serialized, bare)
 
     assert set(parsed) == {"features", "labels"}
 
@@ -176,7 +176,7 @@ def test_a_servers_example_may_leave_features_out(schema):
     empty = tf.train.Example().SerializeToString()
     some = records.encode_group({"item": [7], "tags": ["a", "b"], "tags:weight": [0.5, 2.0]})
 
-    features = records.parse_impressions(tf.constant([empty, some]), schema)
+    features = parsing.parse_impressions(tf.constant([empty, some]), schema)
 
     assert features["group_index"].numpy().tolist() == [0, 1]
     assert features["item"].to_list() == [[], [7]]
@@ -187,7 +187,7 @@ def test_a_servers_example_may_leave_features_out(schema):
 
 
 def test_a_servers_empty_batch_is_parsed(schema):
-    features = records.parse_impressions(tf.zeros([0], tf.string), schema)
+    features = parsing.parse_impressions(tf.zeros([0], tf.string), schema)
 
     assert features["group_index"].shape == [0]
     assert features["price"].shape == [0]
@@ -197,8 +197,8 @@ def test_a_servers_empty_batch_is_parsed(schema):
 def test_a_servers_example_and_a_group_have_the_same_kinds_of_tensors(schema, build_group):
     serialized = tf.constant([records.encode_group(build_group(0, 1))])
 
-    served = records.parse_impressions(serialized, schema)
-    trained = records.parse_groups(serialized, schema)["features"]
+    served = parsing.parse_impressions(serialized, schema)
+    trained = parsing.parse_groups(serialized, schema)["features"]
 
     assert list(served) == list(trained)
     for name in served:
@@ -208,7 +208,7 @@ def test_a_servers_example_and_a_group_have_the_same_kinds_of_tensors(schema, bu
 def test_impressions_are_counted_for_each_group(build_group):
     serialized = [records.encode_group(build_group(0, size)) for size in (3, 1, 2)]
 
-    counts = records.count_impressions(tf.constant(serialized))
+    counts = parsing.count_impressions(tf.constant(serialized))
 
     assert counts.dtype == tf.int64
     assert counts.numpy().tolist() == [3, 1, 2]
@@ -224,12 +224,12 @@ def test_a_damaged_record_is_named_when_it_is_parsed(schema, build_group, key):
     message = f"A damaged record: '{key}' has not as many entries as impressions."
 
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        records.parse_groups(tf.constant([records.encode_group(damaged)]), schema)
+        parsing.parse_groups(tf.constant([records.encode_group(damaged)]), schema)
 
 
 def test_bytes_that_are_no_example_are_refused(schema):
     with pytest.raises(tf.errors.InvalidArgumentError, match="Could not parse example input"):
-        records.parse_groups(tf.constant([b"no example"]), schema)
+        parsing.parse_groups(tf.constant([b"no example"]), schema)
 
 
 def test_a_group_has_the_same_bytes_whatever_the_order_of_its_keys(build_group):
@@ -371,6 +371,6 @@ def test_a_feature_name_may_hold_any_letters():
     group = {feature.name: ["x"], "click": [1, 0], "conversion": [0, 0]}
     records.check_group(group, schema)
 
-    parsed = records.parse_groups(tf.constant([records.encode_group(group)]), schema)
+    parsed = parsing.parse_groups(tf.constant([records.encode_group(group)]), schema)
 
     assert parsed["features"][feature.name].to_list() == [[b"x"]]

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from esmm_tf import input_fn, offending_batch, records, shards
+from esmm_tf import input_fn, offending_batch, parsing, shards
 from esmm_tf.columns import IdentityColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.input_fn import Subset
@@ -184,7 +184,7 @@ def test_the_groups_of_a_sampled_batch_are_found_again(source, batch_size, fract
         groups = input_fn.read_groups(
             source, SCHEMA, config, seed=5, batches=range(place, place + 1), subset=subset
         )
-        parsed = records.parse_groups(groups, SCHEMA, carry=True)
+        parsed = parsing.parse_groups(groups, SCHEMA, carry=True)
         samples = parsed["carry"]["sample"].numpy()
         # All groups that it was drawn of, and no click besides those that were drawn.
         assert [s for s in samples.tolist() if s in CLICKED] == batches[place]

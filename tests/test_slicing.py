@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import records, slicing
+from esmm_tf import parsing, records, slicing
 from esmm_tf.columns import (
     BucketizedColumn,
     HashBucketColumn,
@@ -45,7 +45,7 @@ def parse(schema, groups):
     for size, group in groups:
         labels = {"click": [0] * size, "conversion": [0] * size}
         serialized.append(records.encode_group({**labels, **group}))
-    return records.parse_groups(tf.constant(serialized), schema, carry=True)
+    return parsing.parse_groups(tf.constant(serialized), schema, carry=True)
 
 
 @pytest.mark.parametrize(

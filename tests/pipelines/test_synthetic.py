@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, manifest, records, schema_file
+from esmm_tf import input_fn, manifest, parsing, schema_file
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from pipelines import ali_ccp_fields, exposure, synthetic, world
@@ -374,7 +374,7 @@ def test_neither_truth_nor_labels_are_inputs_of_the_model(small_dir):
     schema = schema_file.load_schema(str(small_dir / "schema.toml"))
     serialized = list(tf.data.TFRecordDataset(str(next(small_dir.glob("train-*")))))
 
-    inputs = records.parse_groups(tf.stack(serialized), schema)["features"]
+    inputs = parsing.parse_groups(tf.stack(serialized), schema)["features"]
 
     weighted = ["109_14", "110_14", "127_14", "150_14", "508", "509", "702", "853"]
     expected = {*ali_ccp_fields.BY_NAME, *(f"{name}:weight" for name in weighted), "group_index"}
