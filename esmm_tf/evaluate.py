@@ -100,6 +100,7 @@ def _origin(
     rate = history[-1][keys.TRAIN]["impressions_per_second"]  # None after an epoch of one batch
     return {
         "model_dir": score.model_dir,
+        "weights": trained.weights,
         "files": list(source.files),
         "negative_keep_rate": source.negative_keep_rate,
         "calibration": {name: found.method for name, found in trained.calibration.items()},

@@ -1,17 +1,14 @@
 """`python -m esmm_tf.export`: writes a trained model as a SavedModel for TF Serving."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, model_directory, saved_model
+from esmm_tf import exporter, flags, model_directory
 from esmm_tf.config import ExportConfig
 
 
 def main(config: ExportConfig) -> None:
     """Writes the trained model of --model_dir as the next version in --export_dir."""
     trained = model_directory.load_model(config.model_dir)
-    path = saved_model.export(
-        trained.model, trained.schema, config.export_dir, version=config.version
-    )
-    print(f"wrote {path}")
+    print(f"wrote {exporter.export(trained, config)}")
 
 
 if __name__ == "__main__":

@@ -1,53 +1,47 @@
-"""A trained model served: a SavedModel of core TensorFlow ops only."""
+"""A trained model as a SavedModel of core TensorFlow ops, with the signatures of a server."""
 
-import os
-import shutil
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from esmm_tf import keys, records
-from esmm_tf.columns import FLOAT32, INT64, STRING, NumericColumn
-from esmm_tf.errors import UserError
-from esmm_tf.feature_columns import CategoricalReader, tensor_names
-from esmm_tf.schema import MANY, Feature, Schema
+from esmm_tf import dense_inputs, keys, parsing
+from esmm_tf.dense_inputs import Widths
+from esmm_tf.feature_columns import CategoricalReader
+from esmm_tf.schema import Schema
 
-# Stands for "no value" in the dense inputs of `predict_tensors`.
-PADDING = {INT64: np.iinfo(np.int64).min, FLOAT32: np.nan, STRING: ""}
+# In `context` of `rank`, stands for the context of the row before. No serialized message is that.
+SAME_CONTEXT = b"^"
+
+SERVING_DEFAULT = "serving_default"
+PREDICT_TENSORS = "predict_tensors"
+RANK = "rank"
+REGRESS = "regress"
+SIGNATURES = (SERVING_DEFAULT, *keys.PROBABILITIES, PREDICT_TENSORS, RANK, REGRESS)
 
 
-def export(model: Any, schema: Schema, export_dir: str, *, version: int = 0) -> str:
-    """Writes `<export_dir>/<version>/` and returns its path.
+def save(model: Any, schema: Schema, path: str, *, widths: Widths) -> None:
+    """Writes a SavedModel.
 
     Signatures, each output float32 `[batch]`:
 
     * `serving_default`: `examples`, serialized tf.Examples, one an impression, to `pctr`, `pcvr`
       and `pctcvr`;
     * `pctr`, `pcvr`, `pctcvr`: the same input, one output each;
+    * `regress`: the same as `inputs`, to pCTCVR as `outputs`;
     * `predict_tensors`: one tensor a feature, `[batch]`, or `[batch, width]` where it has many
-      values, padded with the smallest int64, `""` or NaN; named as `tensor_names` says.
+      values, padded with the smallest int64, `""` or NaN; named as `tensor_names` says;
+    * `rank`: `context`, one serialized Example of context features, and `candidates`, N of
+      impression features, to `pctr`, `pcvr` and `pctcvr` of the N. The context is pooled once. For
+      a server that batches, `context` has N rows too, of which those after the first are `^`.
 
-    The directory appears whole or not at all.
-
-    Raises:
-      UserError: if the version exists.
+    Args:
+      model: whose outputs are those of `model.EntireSpaceOutputs`.
+      schema: of its inputs.
+      path: directory to write.
+      widths: of `predict_tensors`, by the name of each feature that has many values.
     """
-    version = version or _next_version(export_dir)
-    path = os.path.join(export_dir, str(version))
-    if os.path.exists(path):
-        raise UserError(f"{path!r} exists. Give another --version, or 0 for the next free one.")
-    temporary = os.path.join(export_dir, f".{version}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    module = _ServingModule(model, schema)
-    tf.saved_model.save(module, temporary, signatures=module.signatures())
-    os.replace(temporary, path)
-    return path
-
-
-def _next_version(export_dir: str) -> int:
-    names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
-    return max((int(name) for name in names if name.isdigit()), default=0) + 1
+    module = _ServingModule(model, schema, widths)
+    tf.saved_model.save(module, path, signatures=module.signatures())
 
 
 class _ServingModule(tf.Module):
@@ -57,27 +51,32 @@ class _ServingModule(tf.Module):
     would save as functions that no server calls.
     """
 
-    def __init__(self, model: Any, schema: Schema) -> None:
+    def __init__(self, model: Any, schema: Schema, widths: Widths) -> None:
         super().__init__()
         self._weights = model.variables
         self._readers = [m for m in model.submodules if isinstance(m, CategoricalReader)]
         self._score_inputs = lambda inputs: model(inputs, training=False)
         self._schema = schema
+        self._tensor_specs = dense_inputs.tensor_specs(schema, widths)
 
     def signatures(self) -> dict[str, Any]:
-        examples = tf.TensorSpec([None], tf.string, name="examples")
+        examples, inputs, context, candidates = (
+            tf.TensorSpec([None], tf.string, name=name)
+            for name in ("examples", "inputs", "context", "candidates")
+        )
+        tensors = list(self._tensor_specs.values())
         signatures = {
-            "serving_default": tf.function(self._score_examples).get_concrete_function(examples),
-            "predict_tensors": tf.function(self._score_tensors).get_concrete_function(
-                list(_tensor_specs(self._schema).values())
-            ),
+            SERVING_DEFAULT: tf.function(self._score_examples).get_concrete_function(examples),
+            PREDICT_TENSORS: tf.function(self._score_tensors).get_concrete_function(tensors),
+            RANK: tf.function(self._rank).get_concrete_function(context, candidates),
+            REGRESS: tf.function(self._regress).get_concrete_function(inputs),
         }
         for name in keys.PROBABILITIES:
             signatures[name] = tf.function(self._one_output(name)).get_concrete_function(examples)
         return signatures
 
     def _score_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._score(records.parse_impressions(examples, self._schema))
+        return self._score(parsing.parse_impressions(examples, self._schema))
 
     def _one_output(self, name: str) -> Any:
         def score(examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -85,52 +84,40 @@ class _ServingModule(tf.Module):
 
         return score
 
+    def _regress(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"outputs": self._score_examples(inputs)[keys.PCTCVR]}
+
     def _score_tensors(self, tensors: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        keyed = dict(zip(_tensor_specs(self._schema), tensors, strict=True))
-        return self._score(_unpad(keyed, self._schema))
+        keyed = dict(zip(self._tensor_specs, tensors, strict=True))
+        return self._score(dense_inputs.unpad(keyed, self._schema))
+
+    def _rank(self, context: tf.Tensor, candidates: tf.Tensor) -> dict[str, tf.Tensor]:
+        contexts, group_index = _contexts(context, tf.size(candidates))
+        return self._score(
+            parsing.parse_candidates(contexts, candidates, group_index, self._schema)
+        )
 
     def _score(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         outputs = self._score_inputs(inputs)
         return {name: outputs[name] for name in keys.PROBABILITIES}
 
 
-def _tensor_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
-    """Returns the dense inputs, keyed as the model's and named as the signature's."""
-    names = tensor_names(schema)
-    specs = {}
-    for feature in schema.features:
-        shape = [None, None] if feature.values == MANY else [None]
-        specs[feature.name] = tf.TensorSpec(shape, feature.dtype, name=names[feature.name])
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            specs[key] = tf.TensorSpec(shape, tf.float32, name=names[key])
-    return specs
-
-
-def _unpad(tensors: dict[str, tf.Tensor], schema: Schema) -> dict[str, Any]:
-    """Returns the model's inputs from dense ones, padding removed."""
-    first = tensors[schema.features[0].name]
-    inputs: dict[str, Any] = {keys.GROUP_INDEX: tf.range(tf.shape(first, tf.int64)[0])}
-    for feature in schema.features:
-        dense = tensors[feature.name]
-        present = _is_present(feature, dense)
-        if isinstance(feature.column, NumericColumn):
-            inputs[feature.name] = tf.where(present, tf.cast(dense, tf.float32), np.nan)
-            continue
-        inputs[feature.name] = _ragged(dense, present)
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            inputs[key] = _ragged(tensors[key], present)
-    return inputs
-
-
-def _is_present(feature: Feature, dense: tf.Tensor) -> tf.Tensor:
-    if feature.dtype == FLOAT32:
-        return tf.logical_not(tf.math.is_nan(dense))
-    return tf.not_equal(dense, tf.constant(PADDING[feature.dtype], dense.dtype))
-
-
-def _ragged(dense: tf.Tensor, present: tf.Tensor) -> tf.RaggedTensor:
-    if dense.shape.rank == 1:
-        dense, present = dense[:, tf.newaxis], present[:, tf.newaxis]
-    return tf.ragged.boolean_mask(dense, present)
+def _contexts(context: tf.Tensor, num_candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the contexts, string `[groups]`, and each candidate's, int64 `[num_candidates]`."""
+    given = tf.size(context)
+    checks = [
+        tf.debugging.Assert(
+            tf.logical_or(tf.equal(given, 1), tf.equal(given, num_candidates)),
+            ["`context` needs one row, or as many as `candidates`. Rows:", given, num_candidates],
+        ),
+        tf.debugging.Assert(
+            tf.reduce_all(tf.not_equal(context[:1], SAME_CONTEXT)),
+            ["The first row of `context` must be a serialized Example."],
+        ),
+    ]
+    with tf.control_dependencies(checks):
+        same = tf.fill([tf.maximum(num_candidates - given, 0)], SAME_CONTEXT)
+        context = tf.concat([context, same], axis=0)[:num_candidates]
+    is_given = tf.not_equal(context, SAME_CONTEXT)
+    group_index = tf.cumsum(tf.cast(is_given, tf.int64)) - 1
+    return tf.boolean_mask(context, is_given), group_index

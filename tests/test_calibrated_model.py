@@ -94,9 +94,12 @@ def test_an_export_is_corrected_as_predictions_are(name, trained, tmp_path):
     maps = {"pctr": MAPS[name], "pcvr": PCVR_MAP}
     model = build_calibrated(trained.model, maps, negative_keep_rate=0.1)
 
-    path = saved_model.export(model, trained.schema, str(tmp_path))
+    path, raw_path = str(tmp_path / "corrected"), str(tmp_path / "raw")
+    widths = {"interests": 2, "tags": 2, "visits": 2}
 
-    raw_path = saved_model.export(trained.model, trained.schema, str(tmp_path))
+    saved_model.save(model, trained.schema, path, widths=widths)
+
+    saved_model.save(trained.model, trained.schema, raw_path, widths=widths)
     example = tf.train.Example()
     example.features.feature["item"].int64_list.value.append(7)
     request = tf.constant([example.SerializeToString()])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluate, export, flags, predict, saved_model, scores, shards
+from esmm_tf import evaluate, export, exporter, flags, predict, scores, shards
 from esmm_tf.config import EvaluateConfig, ExportConfig, PredictConfig, ScoreConfig
 
 
@@ -128,14 +128,14 @@ def test_export_passes_the_model_and_the_version_on(
 ):
     exported = []
 
-    def record(model, schema, export_dir, *, version):
-        exported.append((model.name, schema.name, export_dir, version))
-        return f"{export_dir}/{version}"
+    def record(trained, config):
+        exported.append((trained.model.name, trained.schema.name, config.version))
+        return f"{config.export_dir}/{config.version}"
 
-    monkeypatch.setattr(saved_model, "export", record)
+    monkeypatch.setattr(exporter, "export", record)
     export.main(ExportConfig(model_dir=str(model_dir), export_dir=str(tmp_path), version=7))
 
-    assert exported == [("esmm", served_schema.name, str(tmp_path), 7)]
+    assert exported == [("esmm", served_schema.name, 7)]
     assert capsys.readouterr().out == f"wrote {tmp_path}/7\n"
 
 

@@ -1,13 +1,9 @@
 """An exported model gives what `predict` gives, in a process that knows only TensorFlow."""
 
 import json
-import os
-import pathlib
-import re
 import shutil
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -16,9 +12,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from esmm_tf import input_fn, model_directory, prediction, records, saved_model
 from esmm_tf.config import InputConfig
-from esmm_tf.errors import UserError
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
+WIDTHS = {"interests": 3, "tags": 5, "visits": 4}
 PADDING = {"int64": np.iinfo(np.int64).min, "float32": np.nan, "string": b""}
 
 # Reads requests, scores them with the TensorFlow 1 loader and writes what the signatures return.
@@ -33,10 +29,10 @@ with open(requests) as file:
 answers = {}
 with tf.Graph().as_default(), tf.compat.v1.Session() as session:
     graph = tf.compat.v1.saved_model.load(session, ["serve"], path)
-    for name in ("serving_default", "pctr", "pcvr", "pctcvr"):
+    for name in ("serving_default", "pctr", "pcvr", "pctcvr", "regress"):
         signature = graph.signature_def[name]
         fetches = {key: info.name for key, info in signature.outputs.items()}
-        fed = {signature.inputs["examples"].name: examples}
+        fed = {info.name: examples for info in signature.inputs.values()}
         found = session.run(fetches, fed)
         answers[name] = {key: np.asarray(value).tolist() for key, value in found.items()}
 loaded = [name for name in ("esmm_tf", "tf_keras") if name in sys.modules]
@@ -77,13 +73,13 @@ def build_example(impression, schema):
     return records.encode_group(content)
 
 
-def build_tensors(impressions, schema, *, extra=0):
-    """Returns the dense inputs of `predict_tensors`, each `extra` wider than it has to be."""
+def build_tensors(impressions, schema):
+    """Returns the dense inputs of `predict_tensors`, each wider than these impressions need."""
     tensors = {}
     for feature in schema.features:
         rows = [impression[feature.name] for impression in impressions]
         many = feature.values == "many"
-        width = max(len(values) for values, _ in rows) + extra if many else 1
+        width = WIDTHS[feature.name] if many else 1
         dtype = object if feature.dtype == "string" else feature.dtype
         dense = np.full((len(rows), width), PADDING[feature.dtype], dtype)
         weights = np.full((len(rows), width), 77.0, np.float32)
@@ -110,9 +106,10 @@ def exported(model_dir, tmp_path_factory):
     copied = directory / "model_dir"
     shutil.copytree(model_dir, copied)
     found = model_directory.load_model(str(copied))
-    path = saved_model.export(found.model, found.schema, str(directory / "export"))
+    path = directory / "export"
+    saved_model.save(found.model, found.schema, str(path), widths=WIDTHS)
     shutil.rmtree(copied)
-    return pathlib.Path(path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +137,6 @@ def predicted(trained, scored_data):
     return columns
 
 
-@pytest.fixture
-def nothing_traced(monkeypatch):
-    """Lets an export skip the tracing, and write an empty directory."""
-    module = types.SimpleNamespace(signatures=dict)
-    monkeypatch.setattr(saved_model, "_ServingModule", lambda *_: module)
-    monkeypatch.setattr(tf.saved_model, "save", lambda module, path, signatures: os.makedirs(path))
-
-
 def assert_same(outputs, predicted, names=PROBABILITIES):
     assert set(outputs) == set(names)
     for name in names:
@@ -169,9 +158,15 @@ def test_the_signatures_have_names_dtypes_and_shapes(exported, served_schema):
     assert found.pop("serving_default") == (serialized, dict.fromkeys(PROBABILITIES, score))
     for name in PROBABILITIES:
         assert found.pop(name) == (serialized, {name: score})
+    strings = (tf.string.as_datatype_enum, [-1])
+    assert found.pop("regress") == ({"inputs": strings}, {"outputs": score})
+    assert found.pop("rank") == (
+        {"context": strings, "candidates": strings},
+        dict.fromkeys(PROBABILITIES, score),
+    )
     tensors = {}
     for feature in served_schema.features:
-        shape = [-1, -1] if feature.values == "many" else [-1]
+        shape = [-1, WIDTHS[feature.name]] if feature.values == "many" else [-1]
         dtype = tf.dtypes.as_dtype(feature.dtype).as_datatype_enum
         tensors[feature.name] = (dtype, shape)
         if feature.weighted:
@@ -197,11 +192,10 @@ def test_a_signature_of_one_output_serves_that_output(signatures, examples, pred
     assert_same(outputs, predicted, names=(name,))
 
 
-@pytest.mark.parametrize("extra", [0, 3])
 def test_padded_tensors_are_served_as_predict_scores_them(
-    signatures, impressions, served_schema, predicted, extra
+    signatures, impressions, served_schema, predicted
 ):
-    tensors = build_tensors(impressions, served_schema, extra=extra)
+    tensors = build_tensors(impressions, served_schema)
 
     outputs = signatures["predict_tensors"](**tensors)
 
@@ -211,7 +205,7 @@ def test_padded_tensors_are_served_as_predict_scores_them(
 
 
 def test_padding_may_stand_before_the_values(signatures, impressions, served_schema, predicted):
-    tensors = build_tensors(impressions, served_schema, extra=1)
+    tensors = build_tensors(impressions, served_schema)
     for name, tensor in tensors.items():
         if tensor.shape.rank == 2:
             tensors[name] = tf.reverse(tensor, axis=[1])
@@ -227,11 +221,108 @@ def test_one_impression_is_scored_as_in_a_batch(signatures, examples, predicted)
     assert_same(outputs, {name: predicted[name][5:6] for name in PROBABILITIES})
 
 
-@pytest.mark.parametrize("name", ["serving_default", *PROBABILITIES])
+def test_regress_is_pctcvr_under_the_names_of_the_regression_interface(
+    signatures, examples, predicted
+):
+    outputs = signatures["regress"](inputs=tf.constant(examples))
+
+    assert_same({"pctcvr": outputs.pop("outputs")}, predicted, names=("pctcvr",))
+    assert outputs == {}
+
+
+@pytest.mark.parametrize("name", ["serving_default", *PROBABILITIES, "regress"])
 def test_an_empty_batch_has_empty_outputs(signatures, name):
     outputs = signatures[name](tf.zeros([0], tf.string))
 
     assert {tuple(output.shape) for output in outputs.values()} == {(0,)}
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_no_candidates_have_no_scores(signatures, sides, rows):
+    outputs = signatures["rank"](
+        context=tf.constant([context for context, _ in sides[:rows]], tf.string),
+        candidates=tf.zeros([0], tf.string),
+    )
+
+    assert {tuple(output.shape) for output in outputs.values()} == {(0,)}
+
+
+@pytest.fixture(scope="module")
+def sides(varied_groups, served_schema):
+    """Returns the context and the candidates of each group."""
+    return [
+        records.split_group(records.encode_group(group), served_schema) for group in varied_groups
+    ]
+
+
+def test_a_context_and_its_candidates_are_ranked_as_predict_scores_them(
+    signatures, sides, predicted
+):
+    ranked = [
+        signatures["rank"](context=tf.constant([context]), candidates=tf.constant(candidates))
+        for context, candidates in sides
+    ]
+
+    outputs = {name: np.concatenate([one[name] for one in ranked]) for name in PROBABILITIES}
+    assert_same(outputs, predicted)
+
+
+def test_requests_of_several_contexts_are_ranked_in_one_batch(signatures, sides, predicted):
+    contexts = [row for context, found in sides for row in [context, *[b"^"] * (len(found) - 1)]]
+    candidates = [candidate for _, found in sides for candidate in found]
+
+    outputs = signatures["rank"](context=tf.constant(contexts), candidates=tf.constant(candidates))
+
+    assert contexts.count(b"^") == 12
+    assert_same(outputs, predicted)
+
+
+def test_an_empty_context_is_a_context_of_its_own(signatures, sides):
+    (known, candidates), other = sides[1], sides[2][1]
+
+    outputs = signatures["rank"](
+        context=tf.constant([known, b"^", b"", b"^"]),
+        candidates=tf.constant([*candidates[:2], *other]),
+    )
+
+    alone = signatures["rank"](context=tf.constant([b""]), candidates=tf.constant(other))
+    np.testing.assert_allclose(outputs["pctr"][2:], alone["pctr"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("contexts", "message"),
+    [
+        ([b"", b""], "`context` needs one row, or as many as `candidates`"),
+        ([], "`context` needs one row, or as many as `candidates`"),
+        ([b"^"], "The first row of `context` must be a serialized Example"),
+        ([b"^", b"", b""], "The first row of `context` must be a serialized Example"),
+    ],
+)
+def test_contexts_that_fit_no_candidates_are_refused(signatures, sides, contexts, message):
+    candidates = tf.constant(sides[3][1])
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        signatures["rank"](context=tf.constant(contexts, tf.string), candidates=candidates)
+
+
+@pytest.mark.parametrize("weights", [[], [0.5], [0.5, 1.0, 2.0]])
+def test_a_request_without_one_weight_a_value_is_refused(signatures, weights):
+    example = records.encode_group({"interests": [7, 8], "interests:weight": weights})
+
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=r"Feature interests needs one weight a value, under interests:weight\.",
+    ):
+        signatures["serving_default"](tf.constant([example]))
+
+
+@pytest.mark.parametrize("name", ["serving_default", "rank"])
+def test_a_malformed_example_is_refused(signatures, name):
+    rows = tf.constant([b"no Example"])
+    inputs = {"context": rows, "candidates": rows} if name == "rank" else {"examples": rows}
+
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Could not parse example input"):
+        signatures[name](**inputs)
 
 
 def test_an_empty_batch_of_tensors_has_empty_outputs(signatures, impressions, served_schema):
@@ -247,7 +338,7 @@ def test_a_request_without_any_feature_is_scored_as_one_with_all_missing(signatu
 
     outputs = signatures["serving_default"](tf.constant([b"", b""]))
 
-    padded = signatures["predict_tensors"](**build_tensors([missing], served_schema, extra=1))
+    padded = signatures["predict_tensors"](**build_tensors([missing], served_schema))
     for name in PROBABILITIES:
         assert np.isfinite(outputs[name]).all()
         np.testing.assert_allclose(outputs[name], np.repeat(padded[name], 2), rtol=0, atol=1e-6)
@@ -295,70 +386,9 @@ def test_keys_and_labels_in_a_request_are_not_read(signatures, examples, predict
     assert_same(outputs, predicted)
 
 
-def test_the_graph_holds_core_ops_only(exported):
-    graph = read_graph(exported).graph_def
-
-    ops = {node.op for node in graph.node}
-    ops |= {node.op for function in graph.library.function for node in function.node_def}
-
-    assert "ParseExampleV2" in ops
-    assert ops <= set(dir(tf.raw_ops))
-    assert not {op for op in ops if "PyFunc" in op}
-
-
 def test_the_vocabulary_is_an_asset(exported):
     assert (exported / "assets" / "query.txt").read_text(encoding="utf-8") == "shoes\nhats\n"
-    assert not (exported.parent.parent / "model_dir").exists()
-
-
-def test_nothing_but_the_version_is_left(exported):
-    assert os.listdir(exported.parent) == ["1"]
-    assert sorted(os.listdir(exported)) == [
-        "assets",
-        "fingerprint.pb",
-        "saved_model.pb",
-        "variables",
-    ]
-
-
-@pytest.mark.usefixtures("nothing_traced")
-def test_versions_count_up_from_the_highest(trained, tmp_path):
-    for name in ("3", "12", "not_a_version", ".99.tmp"):
-        (tmp_path / name).mkdir()
-
-    paths = [saved_model.export(trained.model, trained.schema, str(tmp_path)) for _ in range(2)]
-
-    assert paths == [str(tmp_path / "13"), str(tmp_path / "14")]
-
-
-def test_a_version_that_exists_is_refused_and_kept(trained, tmp_path):
-    (tmp_path / "4").mkdir()
-    (tmp_path / "4" / "kept").touch()
-    message = f"'{tmp_path}/4' exists. Give another --version, or 0 for the next free one."
-
-    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        saved_model.export(trained.model, trained.schema, str(tmp_path), version=4)
-
-    assert os.listdir(tmp_path / "4") == ["kept"]
-
-
-@pytest.mark.usefixtures("nothing_traced")
-def test_an_export_that_fails_leaves_no_version_and_can_be_repeated(trained, tmp_path, monkeypatch):
-    def fail(_module, path, **_):
-        os.makedirs(path)
-        pathlib.Path(path, "half").touch()
-        raise OSError("disk is full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tf.saved_model, "save", fail)
-        with pytest.raises(OSError, match="disk is full"):
-            saved_model.export(trained.model, trained.schema, str(tmp_path), version=2)
-    assert not (tmp_path / "2").exists()
-
-    saved_model.export(trained.model, trained.schema, str(tmp_path), version=2)
-
-    assert os.listdir(tmp_path) == ["2"]
-    assert os.listdir(tmp_path / "2") == []
+    assert not (exported.parent / "model_dir").exists()
 
 
 @pytest.mark.slow
@@ -382,5 +412,7 @@ def test_a_process_that_knows_only_tensorflow_serves_the_same_numbers(
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["loaded"] == []
     assert_same(found["answers"].pop("serving_default"), predicted)
+    regressed = found["answers"].pop("regress")
+    assert_same({"pctcvr": regressed["outputs"]}, predicted, names=("pctcvr",))
     for name, outputs in found["answers"].items():
         assert_same(outputs, predicted, names=(name,))

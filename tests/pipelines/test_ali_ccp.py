@@ -31,7 +31,7 @@ from ali_ccp_files import (
 )
 
 from esmm_tf import config as config_lib
-from esmm_tf import flags, manifest, model_directory, saved_model, schema_file, shards, training
+from esmm_tf import exporter, flags, manifest, model_directory, schema_file, shards, training
 from esmm_tf.errors import UserError
 from pipelines import ali_ccp, ali_ccp_rows, exposure, raw_files, synthetic, synthetic_log
 from pipelines.config import DataSetConfig, EngineConfig
@@ -319,9 +319,10 @@ def test_a_model_is_trained_on_the_records_and_exported_with_their_vocabularies(
     training.train(*settings.values())
     trained = model_directory.load_model(str(tmp_path / "model"))
 
-    exported = pathlib.Path(
-        saved_model.export(trained.model, trained.schema, str(tmp_path / "export"))
+    config = config_lib.ExportConfig(
+        model_dir=str(tmp_path / "model"), export_dir=str(tmp_path / "export"), batch_sizes=(1, 8)
     )
+    exported = pathlib.Path(exporter.export(trained, config))
 
     assets = {path.read_bytes() for path in (exported / "assets").iterdir()}
     vocabularies = {path.read_bytes() for path in (data_dir / "vocabularies").iterdir()}

@@ -1,0 +1,211 @@
+"""A trained model exported: a version with all that a server and its operator want beside it."""
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import (
+    dense_inputs,
+    golden,
+    input_fn,
+    keys,
+    model_card,
+    saved_model,
+    schema_file,
+    server_config,
+    serving_requests,
+    warmup,
+)
+from esmm_tf.config import ExportConfig
+from esmm_tf.errors import UserError
+from esmm_tf.model_directory import Settings, TrainedModel
+from esmm_tf.serving_requests import Impression, Request
+
+_SAMPLED_IMPRESSIONS = 10_000
+
+
+def export(trained: TrainedModel, config: ExportConfig) -> str:
+    """Writes `<export_dir>/<version>/` and returns its path.
+
+    The directory appears whole or not at all. Beside it stand the server's configuration files, and
+    of the versions the highest are kept.
+
+    Raises:
+      UserError: if the version exists or would not be kept, or there are no held-out records.
+    """
+    warmup.check_batch_sizes(config.batch_sizes)
+    source = find_held_out(config, trained.settings)
+    input_fn.check_schema(source, trained.schema)
+    version = _choose_version(config)
+    path = os.path.join(config.export_dir, str(version))
+    temporary = os.path.join(config.export_dir, f".{version}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    _write_version(temporary, trained, config, version=version, source=source)
+    os.replace(temporary, path)
+    kept = server_config.write_configs(
+        config.export_dir, model_name=config.model_name, batch_sizes=config.batch_sizes
+    )
+    for name in kept:
+        print(f"kept {os.path.join(config.export_dir, name)}, which is not what this export writes")
+    for old in _versions(config.export_dir)[: -config.keep_versions]:
+        shutil.rmtree(os.path.join(config.export_dir, str(old)))
+    return path
+
+
+def find_held_out(config: ExportConfig, settings: Settings) -> input_fn.Source:
+    """Returns records that the model was not trained on, of which requests are made.
+
+    Raises:
+      UserError: if --files names none and those of the training are not found.
+    """
+    if config.files:
+        return input_fn.find_source(config.files, split=config.split)
+    train = settings.train
+    options = [(train.validation_files, keys.VALIDATION)] if train.validation_files else []
+    if tf.io.gfile.isdir(train.train_files):
+        options += [(train.train_files, split) for split in (keys.TEST, keys.VALIDATION)]
+    for files, split in options:
+        with contextlib.suppress(UserError):
+            return input_fn.find_source(files, split=split)
+    raise UserError(
+        "Warm-up and golden requests are made of held-out records, and neither --validation_files "
+        "nor a split 'test' of the training data set is found. Name some with --files."
+    )
+
+
+def _versions(export_dir: str) -> list[int]:
+    """Returns the versions of a directory, rising."""
+    names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _choose_version(config: ExportConfig) -> int:
+    """Returns the number of the version to write."""
+    versions = _versions(config.export_dir)
+    version = config.version or max(versions, default=0) + 1
+    if os.path.exists(os.path.join(config.export_dir, str(version))):
+        raise UserError(
+            f"{os.path.join(config.export_dir, str(version))!r} exists. Give another --version, or "
+            "0 for the next free one."
+        )
+    higher = sum(other > version for other in versions)
+    if higher >= config.keep_versions:
+        raise UserError(
+            f"--version is {version}, and {higher} higher ones are there: with "
+            f"--keep_versions={config.keep_versions} it would be removed at once. Give a "
+            "higher one."
+        )
+    return version
+
+
+def _write_version(
+    directory: str,
+    trained: TrainedModel,
+    config: ExportConfig,
+    *,
+    version: int,
+    source: input_fn.Source,
+) -> None:
+    schema = trained.schema
+    sample = serving_requests.read_impressions(source, schema)
+    impressions = list(itertools.islice(sample, _SAMPLED_IMPRESSIONS))
+    widths = _choose_widths(trained, config.export_dir, impressions)
+    saved_model.save(trained.model, schema, directory, widths=widths)
+    os.makedirs(os.path.join(directory, "assets.extra"))
+    score = _build_scorer(directory)
+    num_requests = warmup.write_warmup(
+        os.path.join(directory, warmup.FILE),
+        impressions,
+        schema,
+        widths=widths,
+        batch_sizes=config.batch_sizes,
+        model_name=config.model_name,
+        score=score,
+    )
+    _write_golden(directory, trained, impressions, score)
+    schema_file.save_schema(schema, os.path.join(directory, "assets.extra"), keys.SCHEMA_FILE)
+    card = model_card.build_card(
+        trained,
+        model_dir=config.model_dir,
+        model_name=config.model_name,
+        version=version,
+        evaluation=load_evaluation(trained, config.model_dir),
+        serving={
+            "signatures": list(saved_model.SIGNATURES),
+            "widths": widths,
+            "warm-up requests": num_requests,
+            "warm-up files": list(source.files),
+            "batch sizes": list(config.batch_sizes),
+        },
+    )
+    model_card.write_card(card, directory)
+
+
+def _choose_widths(
+    trained: TrainedModel, export_dir: str, impressions: Sequence[Impression]
+) -> dict[str, int]:
+    """Returns the widths of `predict_tensors`.
+
+    They are powers of two that hold the sampled impressions, and no smaller than those of the
+    version before, so that its clients can go on.
+    """
+    before = _widths_before(export_dir)
+    examples = serving_requests.parse_examples(impressions)
+    counts = dense_inputs.count_values(examples, trained.schema)
+    return {
+        name: max(1 << max(count - 1, 0).bit_length(), before.get(name, 1))
+        for name, count in counts.items()
+    }
+
+
+def _widths_before(export_dir: str) -> Mapping[str, int]:
+    for version in reversed(_versions(export_dir)):
+        path = os.path.join(export_dir, str(version), f"{model_card.FILE}.json")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)["serving"]["widths"]
+    return {}
+
+
+def _build_scorer(directory: str) -> Callable[[str, Request], Mapping[str, tf.Tensor]]:
+    """Returns what scores a request with a signature of the SavedModel, as it was written."""
+    signatures = tf.saved_model.load(directory).signatures
+
+    def score(signature: str, request: Request) -> Mapping[str, tf.Tensor]:
+        tensors = {name: tf.constant(values) for name, values in request.items()}
+        return signatures[signature](**tensors)
+
+    return score
+
+
+def _write_golden(
+    directory: str,
+    trained: TrainedModel,
+    impressions: Sequence[Impression],
+    score: Callable[[str, Request], Mapping[str, tf.Tensor]],
+) -> None:
+    few = impressions[: golden.NUM_IMPRESSIONS]
+    request = serving_requests.build_request(
+        saved_model.SERVING_DEFAULT, few, trained.schema, widths={}
+    )
+    golden.write_golden(directory, few, score(saved_model.SERVING_DEFAULT, request))
+
+
+def load_evaluation(trained: TrainedModel, model_dir: str) -> dict[str, Any] | None:
+    """Returns what `evaluate` measured, if it was these weights with this calibration."""
+    path = os.path.join(model_dir, keys.EVALUATION_FILE)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    calibration = {name: one.method for name, one in trained.calibration.items()}
+    if found.get("weights") != trained.weights or found.get("calibration") != calibration:
+        print(f"{path} is of other weights or another calibration: the model card is without it")
+        return None
+    return found
