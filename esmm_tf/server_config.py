@@ -24,6 +24,7 @@ model_config_list {{
 _BATCHING = """\
 # tensorflow_model_server --enable_batching --batching_parameters_file
 # A request may hold max_batch_size impressions at most. Batches are padded to an allowed size.
+# Never set enable_large_batch_splitting: it would part the candidates of rank from their context.
 max_batch_size {{ value: {largest} }}
 batch_timeout_micros {{ value: 1000 }}
 max_enqueued_batches {{ value: 1000 }}
