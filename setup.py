@@ -52,6 +52,7 @@ DEV = [
     "pytest-cov>=5,<8",  # line coverage
     "pytest-xdist>=3.6,<4",  # tests in several processes
     "hypothesis>=6.100,<7",  # property tests of the record format
+    "schemathesis>=4.32,<5",  # requests from the description of the REST API
     "scikit-learn>=1.4,<2",  # reference of metrics
     "scipy>=1.11,<2",  # reference of distributions
     "ruff>=0.9,<1",  # format and lint
