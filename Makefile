@@ -38,12 +38,12 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m esmm_tf.train --flagfile=flagfiles/demo.flagfile
 	$(BIN)/python -m esmm_tf.calibrate --model_dir=demo/model --files=demo/logs
 	$(BIN)/python -m esmm_tf.predict --model_dir=demo/model --files=demo/logs --output=demo/predictions.csv
-	$(BIN)/python -m esmm_tf.export --model_dir=demo/model --export_dir=demo/export
 	$(BIN)/python -m esmm_tf.evaluate --model_dir=demo/model --files=demo/logs --slices=301 --report_dir=demo/report
+	$(BIN)/python -m esmm_tf.export --model_dir=demo/model --export_dir=demo/export
 	@echo
 	@echo "Report:   demo/report/index.html"
 	@echo "Curves:   $(BIN)/tensorboard --logdir=demo/model/tensorboard"
-	@echo "Serving:  docker run -p 8501:8501 -v '$(CURDIR)/demo/export:/models/esmm' -e MODEL_NAME=esmm tensorflow/serving"
+	@echo "Serving:  $(BIN)/python -m esmm_tf.serve --export_dir=demo/export"
 
 test: $(VENV)/.installed
 	$(BIN)/python $(PYTEST) $(COVERAGE)

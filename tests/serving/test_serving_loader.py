@@ -12,7 +12,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from esmm_tf import exporter, input_fn, saved_model, serving_requests, warmup
 from esmm_tf.config import ExportConfig
 
-SOURCE = pathlib.Path(__file__).parent / "serving_loader" / "load_saved_model.cc"
+SOURCE = pathlib.Path(__file__).parent / "loader" / "load_saved_model.cc"
 SIZES = (1, 4, 16)
 OTHER_SIZES = (2, 3)
 OTHER_STARTS = (1, 5, 7)
