@@ -70,18 +70,24 @@ def execute(runs: Sequence[Run], settings: Settings, *, title: str, on_test: boo
     output_dir = settings.compare.output_dir
     file = experiment.TEST_FILE if on_test else experiment.VALIDATION_FILE
     missing = [run for run in runs if not experiment.is_done(run, output_dir, file)]
-    context = multiprocessing.get_context("spawn")
-    with (
-        progress.build_bar(len(runs), title, unit="run") as bar,
-        concurrent.futures.ProcessPoolExecutor(
-            settings.compare.processes, mp_context=context, max_tasks_per_child=_RUNS_A_PROCESS
-        ) as pool,
-    ):
+    # Not by max_tasks_per_child, with which an executor can hang: github.com/python/cpython#115634.
+    most = settings.compare.processes * _RUNS_A_PROCESS
+    with progress.build_bar(len(runs), title, unit="run") as bar:
         bar.update(len(runs) - len(missing))
-        futures = {pool.submit(_run, run, settings, on_test): run for run in missing}
+        for start in range(0, len(missing), most):
+            _execute_some(missing[start : start + most], settings, on_test=on_test, bar=bar)
+
+
+def _execute_some(runs: Sequence[Run], settings: Settings, *, on_test: bool, bar: Any) -> None:
+    """Executes runs in new processes, and moves the bar by each."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        settings.compare.processes, mp_context=context
+    ) as pool:
+        futures = {pool.submit(_run, run, settings, on_test): run for run in runs}
         try:
             for future in concurrent.futures.as_completed(futures):
-                _check_ended_well(future, futures[future], output_dir)
+                _check_ended_well(future, futures[future], settings.compare.output_dir)
                 bar.update(1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
