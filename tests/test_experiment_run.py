@@ -1,0 +1,48 @@
+"""The runs of a stage are executed in processes that are renewed before they have run many."""
+
+import concurrent.futures
+
+import pytest
+
+from esmm_tf import experiment, experiment_run
+from esmm_tf.config import CompareConfig, InputConfig, ModelConfig
+from esmm_tf.experiment import Run
+from esmm_tf.experiment_run import Settings
+
+
+@pytest.fixture
+def pools(monkeypatch):
+    """Returns the names of the runs of each pool, which runs threads in place of processes."""
+    submitted = []
+
+    class Pool(concurrent.futures.ThreadPoolExecutor):
+        def __init__(self, processes, mp_context):
+            super().__init__(processes)
+            assert mp_context.get_start_method() == "spawn"
+            submitted.append([])
+
+        def submit(self, function, run, *args):
+            submitted[-1].append(run.name)
+            return super().submit(function, run, *args)
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    return submitted
+
+
+def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, monkeypatch):
+    runs = [Run(method="base", learning_rate=0.001, seed=seed) for seed in range(45)]
+    settings = Settings(
+        compare=CompareConfig(data_dir="data", output_dir=str(tmp_path), processes=2),
+        model=ModelConfig(),
+        input=InputConfig(),
+    )
+    executed = []
+    monkeypatch.setattr(experiment_run, "_run", lambda run, *_: executed.append(run.name))
+    experiment.save(runs[7], str(tmp_path), experiment.VALIDATION_FILE, {})
+
+    experiment_run.execute(runs, settings, title="runs", on_test=False)
+
+    missing = [run.name for run in runs if run != runs[7]]
+    assert sorted(executed) == sorted(missing)
+    assert [len(names) for names in pools] == [20, 20, 4]
+    assert [name for names in pools for name in names] == missing
