@@ -1,0 +1,315 @@
+"""Training-serving skew: the same impressions, scored as in training and as servers score them.
+
+A probability differs if it does by more than a share of the larger one. So float32 errs: the
+relative error of a probability, however small, is at most the absolute error of its logit.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from esmm_tf import input_fn, keys, progress, saved_model, serving_requests, skew_causes
+from esmm_tf.config import SkewConfig
+from esmm_tf.model import build_scorer
+from esmm_tf.model_directory import TrainedModel
+from esmm_tf.schema import Schema
+from esmm_tf.serving_requests import Impression, Request
+from esmm_tf.skew_causes import Export, Scores
+
+Score = Callable[[str, Request], Scores]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The first impression whose scores differ.
+
+    Args:
+      impression: its place in the files, from 0 on.
+      carried: the values that the schema carries.
+      scores: by probability, that of the training path and the served one.
+      feature: the first one that the paths read differently; nothing where they read the same.
+      cause: in words.
+    """
+
+    impression: int
+    carried: Mapping[str, Any]
+    scores: Mapping[str, tuple[float, float]]
+    feature: str
+    cause: str
+
+
+@dataclasses.dataclass(kw_only=True)
+class Comparison:
+    """What a signature gives beside the training path; it grows by each batch.
+
+    Args:
+      scored_by: the export or a server.
+      signature: its name.
+      is_cut: of `predict_tensors`, whether this is of the impressions of which a client leaves
+        out values, or of the others.
+      impressions: how many were compared.
+      differing: how many of them differ.
+      largest: the largest absolute difference, by probability.
+      relative: the largest relative one of all.
+      first: the first difference, if there is one.
+      refusal: what was said in place of scores.
+    """
+
+    scored_by: str
+    signature: str
+    is_cut: bool = False
+    impressions: int = 0
+    differing: int = 0
+    largest: dict[str, float] = dataclasses.field(default_factory=dict)
+    relative: float = 0.0
+    first: Difference | None = None
+    refusal: str = ""
+
+    @property
+    def is_failed(self) -> bool:
+        """Returns whether the training path's scores are not what is served."""
+        return bool(self.differing or self.refusal)
+
+    def add(self, expected: Scores, served: Scores, tolerance: float) -> np.ndarray:
+        """Adds impressions; returns the places of those that differ."""
+        differs = np.zeros(len(expected[keys.PCTR]), bool)
+        for name, scores in served.items():
+            pair = np.stack([expected[name], scores]).astype(np.float64)
+            with np.errstate(invalid="ignore"):
+                gaps = np.abs(pair[0] - pair[1])
+                relative = gaps / np.maximum(np.abs(pair).max(axis=0), np.finfo(np.float32).tiny)
+            gaps[np.isnan(gaps)] = relative[np.isnan(relative)] = np.inf
+            self.largest[name] = max(self.largest.get(name, 0.0), float(gaps.max(initial=0)))
+            self.relative = max(self.relative, float(relative.max(initial=0)))
+            differs |= relative > tolerance
+        self.impressions += len(differs)
+        self.differing += int(differs.sum())
+        return np.flatnonzero(differs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Impressions, and what the training path makes of them.
+
+    `places` are theirs in the files, `rows` theirs in `inputs`, which are the model's.
+    """
+
+    places: np.ndarray
+    rows: np.ndarray
+    impressions: Sequence[Impression]
+    expected: Scores
+    carried: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Any]
+
+    def take(self, chosen: np.ndarray) -> "_Batch":
+        return _Batch(
+            places=self.places[chosen],
+            rows=self.rows[chosen],
+            impressions=[self.impressions[place] for place in chosen],
+            expected={name: values[chosen] for name, values in self.expected.items()},
+            carried={name: values[chosen] for name, values in self.carried.items()},
+            inputs=self.inputs,
+        )
+
+
+def compare(
+    trained: TrainedModel,
+    export: Export,
+    servers: Mapping[str, Score],
+    source: input_fn.Source,
+    config: SkewConfig,
+) -> list[Comparison]:
+    """Returns a comparison of each signature of each server.
+
+    A server raises `tf.errors.OpError` where it does not take a request.
+    """
+    cases = [(signature, False) for signature in saved_model.SIGNATURES]
+    cases.insert(
+        cases.index((saved_model.PREDICT_TENSORS, False)) + 1, (saved_model.PREDICT_TENSORS, True)
+    )
+    comparisons = [
+        Comparison(scored_by=server, signature=signature, is_cut=is_cut)
+        for server in servers
+        for signature, is_cut in cases
+    ]
+    for batch in _read_batches(trained, source, config):
+        for one in comparisons:
+            chosen = _choose(batch, one, export)
+            if len(chosen) and not one.refusal:
+                _compare_batch(
+                    one,
+                    batch.take(chosen),
+                    score=servers[one.scored_by],
+                    trained=trained,
+                    export=export,
+                    tolerance=config.tolerance,
+                )
+    return [one for one in comparisons if one.impressions or one.refusal]
+
+
+def _read_batches(
+    trained: TrainedModel, source: input_fn.Source, config: SkewConfig
+) -> Iterator[_Batch]:
+    """Yields batches of at most `batch_size` impressions, of large groups too."""
+    dataset = input_fn.build_dataset(source, trained.schema, config.input_config(), carry=True)
+    scorer = build_scorer(trained.model, dataset.element_spec["features"])
+    impressions = serving_requests.read_impressions(source, trained.schema)
+    left = min(config.max_impressions, source.impressions)
+    start = 0
+    with progress.build_bar(left) as bar:
+        for tensors in dataset:
+            outputs = scorer(tensors["features"])
+            size = len(outputs[keys.PCTR])
+            whole = _Batch(
+                places=np.arange(start, start + size),
+                rows=np.arange(size),
+                impressions=list(itertools.islice(impressions, size)),
+                expected={name: outputs[name].numpy() for name in keys.PROBABILITIES},
+                carried={name: tensors["carry"][name].numpy() for name in trained.schema.carry},
+                inputs=tensors["features"],
+            )
+            for first in range(0, min(size, left - start), config.batch_size):
+                end = min(first + config.batch_size, size, left - start)
+                yield whole.take(np.arange(first, end))
+                bar.update(end - first)
+            start += size
+            if start >= left:
+                return
+
+
+def _choose(batch: _Batch, comparison: Comparison, export: Export) -> np.ndarray:
+    """Returns the places of the impressions that a comparison is of."""
+    if comparison.signature != saved_model.PREDICT_TENSORS:
+        return np.arange(len(batch.impressions))
+    is_cut = [
+        skew_causes.find_cut(impression, export) is not None for impression in batch.impressions
+    ]
+    return np.flatnonzero(np.array(is_cut) == comparison.is_cut)
+
+
+def _compare_batch(
+    comparison: Comparison,
+    batch: _Batch,
+    *,
+    score: Score,
+    trained: TrainedModel,
+    export: Export,
+    tolerance: float,
+) -> None:
+    """Adds a batch to a comparison."""
+    signature = comparison.signature
+    try:
+        request = _build_request(signature, batch.impressions, trained.schema, export)
+        served = _read_outputs(score(signature, request), len(batch.places))
+    except tf.errors.OpError as error:
+        comparison.refusal = error.message
+        return
+    differing = comparison.add(batch.expected, served, tolerance)
+    if len(differing) and comparison.first is None:
+        place = int(differing[0])
+        feature, cause = _explain(
+            comparison, batch, place, served=served, trained=trained, export=export
+        )
+        comparison.first = Difference(
+            impression=int(batch.places[place]),
+            carried={name: _plain(values[place]) for name, values in batch.carried.items()},
+            scores={
+                name: (float(batch.expected[name][place]), float(values[place]))
+                for name, values in served.items()
+            },
+            feature=feature,
+            cause=cause,
+        )
+
+
+def _explain(
+    comparison: Comparison,
+    batch: _Batch,
+    place: int,
+    *,
+    served: Scores,
+    trained: TrainedModel,
+    export: Export,
+) -> tuple[str, str]:
+    """Returns the feature that an impression differs in, or nothing, and the cause."""
+    impression = batch.impressions[place]
+    cut = skew_causes.find_cut(impression, export) if comparison.is_cut else None
+    if cut is not None:
+        name, count = cut
+        return name, (
+            f"it has {count} values and predict_tensors a width of {export.widths[name]}: a client "
+            "leaves out the others"
+        )
+    try:
+        feature, cause = skew_causes.explain_inputs(
+            batch.inputs,
+            int(batch.rows[place]),
+            impression,
+            signature=comparison.signature,
+            trained=trained.schema,
+            export=export,
+        )
+    except tf.errors.OpError as error:  # of a server that reads what the export does not
+        return "", f"the export does not take the impression: {error.message}"
+    if feature:
+        return feature, cause
+    cause = skew_causes.explain_scores(batch.expected, served, trained, export)
+    return "", f"every feature is read as in training: {cause}"
+
+
+def _build_request(
+    signature: str, impressions: Sequence[Impression], trained: Schema, export: Export
+) -> Request:
+    """Returns the request of a client that knows the export.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if it cannot be made of these records.
+    """
+    if signature == saved_model.RANK:
+        # One request a context, joined as a server that batches joins them.
+        parts = [
+            serving_requests.build_request(signature, list(group), export.schema, widths={})
+            for _, group in itertools.groupby(impressions, key=lambda one: one.context)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if signature == saved_model.PREDICT_TENSORS:
+        dtypes = {feature.name: feature.dtype for feature in trained.features}
+        for feature in export.schema.features:
+            known = dtypes.get(feature.name, feature.dtype)
+            if feature.dtype != known:
+                raise tf.errors.InvalidArgumentError(
+                    None,
+                    None,
+                    f"Feature {feature.name!r} is {known} in the records and {feature.dtype} in "
+                    "the export.",
+                )
+    return serving_requests.build_request(
+        signature, impressions, export.schema, widths=export.widths
+    )
+
+
+def _read_outputs(outputs: Scores, size: int) -> dict[str, np.ndarray]:
+    """Returns the probabilities among outputs, by name.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if there are none, or not one an impression.
+    """
+    named = {keys.PCTCVR if name == "outputs" else name: array for name, array in outputs.items()}
+    found = {name: named[name] for name in keys.PROBABILITIES if name in named}
+    if not found or any(array.shape != (size,) for array in found.values()):
+        shapes = {name: list(array.shape) for name, array in outputs.items()}
+        raise tf.errors.InvalidArgumentError(
+            None, None, f"Its outputs are {shapes} and not probabilities of {size} impressions."
+        )
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Returns a carried value as JSON has it."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    return value.item()
