@@ -32,12 +32,12 @@ from esmm_tf import (
     skew_causes,
 )
 from esmm_tf.columns import VocabularyColumn
-from esmm_tf.config import SkewConfig
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import tensor_names
 from esmm_tf.report_text import DASH
 from esmm_tf.schema import Schema
 from esmm_tf.served_versions import LoadedVersion
+from esmm_tf.serving_config import SkewConfig
 from esmm_tf.serving_requests import Request
 from esmm_tf.skew import Comparison, Difference
 from esmm_tf.skew_causes import Export

@@ -16,14 +16,16 @@ def setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A
     return dataclasses.field(default=default, metadata={"help": help})
 
 
-def _check_above(item: Any, bound: float, *names: str) -> None:
+def check_above(item: Any, bound: float, *names: str) -> None:
+    """Raises a `UserError` unless settings are above a bound."""
     for name in names:
         value = getattr(item, name)
         if not value > bound:
             raise UserError(f"--{name} is {value}. Give a number above {bound}.")
 
 
-def _check_at_least_zero(item: Any, *names: str) -> None:
+def check_at_least_zero(item: Any, *names: str) -> None:
+    """Raises a `UserError` unless settings are 0 or more."""
     for name in names:
         value = getattr(item, name)
         if not value >= 0:
@@ -42,8 +44,8 @@ class ModelConfig:
     ctcvr_loss_weight: float = setting(1.0, help="weight of the click-and-conversion loss")
 
     def __post_init__(self) -> None:
-        _check_above(self, 0, "embedding_dim")
-        _check_at_least_zero(self, *self.loss_weights)
+        check_above(self, 0, "embedding_dim")
+        check_at_least_zero(self, *self.loss_weights)
         if any(units <= 0 for units in self.hidden_units):
             raise UserError(f"--hidden_units is {self.hidden_units}. Give numbers above 0.")
 
@@ -90,7 +92,7 @@ class OptimizerConfig:
     epsilon: float = setting(1e-8, help="Adam's epsilon")
 
     def __post_init__(self) -> None:
-        _check_above(self, 0, "learning_rate", "epsilon")
+        check_above(self, 0, "learning_rate", "epsilon")
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"--{name} is {getattr(self, name)}. Give a number in [0, 1).")
@@ -105,8 +107,8 @@ class InputConfig:
     num_readers: int = setting(4, help="shards read at once")
 
     def __post_init__(self) -> None:
-        _check_above(self, 0, "batch_size", "num_readers")
-        _check_at_least_zero(self, "shuffle_buffer")
+        check_above(self, 0, "batch_size", "num_readers")
+        check_at_least_zero(self, "shuffle_buffer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,8 +142,8 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_above(self, 0, "epochs", "train_fraction")
-        _check_at_least_zero(self, "early_stopping_patience", "seed")
+        check_above(self, 0, "epochs", "train_fraction")
+        check_at_least_zero(self, "early_stopping_patience", "seed")
         if self.train_fraction > 1:
             raise UserError(f"--train_fraction is {self.train_fraction}. Give at most 1.")
         if self.early_stopping_patience and not self.validation_files:
@@ -194,8 +196,8 @@ class GuardConfig:
         for field in dataclasses.fields(self):
             if field.name.startswith("on_"):
                 check_choice(f"--{field.name}", getattr(self, field.name), ACTIONS)
-        _check_at_least_zero(self, "collapsed_std", "leak_impressions")
-        _check_above(self, 1, "calibration_band")
+        check_at_least_zero(self, "collapsed_std", "leak_impressions")
+        check_above(self, 1, "calibration_band")
         if not 0.5 <= self.leak_auc <= 1:
             raise UserError(f"--leak_auc is {self.leak_auc}. Give a number from 0.5 to 1.")
 
@@ -212,7 +214,7 @@ class ScoreConfig:
     batch_size: int = setting(4096, help="impressions in a batch, at most")
 
     def __post_init__(self) -> None:
-        _check_above(self, 0, "batch_size")
+        check_above(self, 0, "batch_size")
 
     def input_config(self) -> InputConfig:
         """Returns how the records are read: once, in the order of the files."""
@@ -319,86 +321,9 @@ class CompareConfig:
     processes: int = setting(1, help="runs at a time")
 
     def __post_init__(self) -> None:
-        _check_above(self, 0, "seeds", "epochs", "early_stopping_patience", "processes")
+        check_above(self, 0, "seeds", "epochs", "early_stopping_patience", "processes")
         for name in ("methods", "fractions", "learning_rates"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is empty. Give one or more, comma-separated.")
         if not all(0 < fraction <= 1 for fraction in self.fractions):
             raise UserError(f"--fractions is {self.fractions}. Give numbers above 0 and at most 1.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportConfig:
-    """Which trained model becomes a SavedModel, and where."""
-
-    model_dir: str = setting(help="directory of a trained model")
-    export_dir: str = setting(help="directory that receives one numbered directory a version")
-    version: int = setting(0, help="number of the version; 0 takes the next free one")
-    keep_versions: int = setting(5, help="versions that are kept, the highest ones")
-    model_name: str = setting("esmm", help="name under which the server has the model")
-    files: str = setting(
-        "",
-        help="held-out records of which warm-up and golden requests are made: files or globs, "
-        "comma-separated, or a data set's directory; by default those that training validated on, "
-        "or the split 'test' beside those it trained on",
-    )
-    split: str = setting("test", help="split that a directory in --files stands for")
-    batch_sizes: tuple[int, ...] = setting(
-        (1, 8, 64, 512),
-        help="impressions in the warm-up requests, comma-separated and rising, to which the server "
-        "may pad its batches; the last is the most that a request may hold where it batches",
-    )
-
-    def __post_init__(self) -> None:
-        _check_at_least_zero(self, "version")
-        _check_above(self, 0, "keep_versions")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """What the local server serves, and where it listens; the names are TF Serving's."""
-
-    export_dir: str = setting(help="directory of the versions, of which the highest is served")
-    model_name: str = setting("esmm", help="name under which requests ask for the model")
-    host: str = setting("127.0.0.1", help="address to listen on; 0.0.0.0 is all of the machine's")
-    port: int = setting(8500, help="port of gRPC; 0 takes any free one")
-    rest_api_port: int = setting(8501, help="port of REST; 0 takes any free one")
-    file_system_poll_wait_seconds: int = setting(
-        1, help="seconds between two looks for a new version; 0 looks at the start only"
-    )
-
-    def __post_init__(self) -> None:
-        _check_at_least_zero(self, "port", "rest_api_port", "file_system_poll_wait_seconds")
-        for name in ("port", "rest_api_port"):
-            if getattr(self, name) > 65535:
-                raise UserError(f"--{name} is {getattr(self, name)}. Give 65535 at most.")
-        if not self.model_name or {*"/:"} & {*self.model_name}:
-            raise UserError(
-                f"--model_name is {self.model_name!r}. It is a part of addresses: give a name "
-                "without '/' and ':'."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SkewConfig(ScoreConfig):
-    """Which export is compared with the trained model, on what, and how closely."""
-
-    batch_size: int = setting(512, help="impressions in a request, at most")
-    export_dir: str = setting(help="directory of the exported versions")
-    version: int = setting(0, help="number of the version; 0 takes the highest")
-    server: str = setting(
-        "", help="host:port of a live server's gRPC, which is compared too, such as localhost:8500"
-    )
-    model_name: str = setting("esmm", help="name under which the server has the model")
-    tolerance: float = setting(
-        1e-5,
-        help="relative difference of a probability that is allowed; float32 alone makes about "
-        "1e-6, as sums are taken in another order",
-    )
-    max_impressions: int = setting(10_000, help="impressions to compare, the first ones")
-    output: str = setting("", help="JSON file to write")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_at_least_zero(self, "version", "tolerance")
-        _check_above(self, 0, "max_impressions")

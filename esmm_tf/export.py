@@ -2,7 +2,7 @@
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import exporter, flags, model_directory
-from esmm_tf.config import ExportConfig
+from esmm_tf.serving_config import ExportConfig
 
 
 def main(config: ExportConfig) -> None:

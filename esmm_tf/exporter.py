@@ -22,9 +22,9 @@ from esmm_tf import (
     serving_requests,
     warmup,
 )
-from esmm_tf.config import ExportConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model_directory import Settings, TrainedModel
+from esmm_tf.serving_config import ExportConfig
 from esmm_tf.serving_requests import Impression, Request
 
 _SAMPLED_IMPRESSIONS = 10_000

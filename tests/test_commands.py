@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import evaluate, export, exporter, flags, predict, scores, shards
-from esmm_tf.config import EvaluateConfig, ExportConfig, PredictConfig, ScoreConfig
+from esmm_tf.config import EvaluateConfig, PredictConfig, ScoreConfig
+from esmm_tf.serving_config import ExportConfig
 
 
 def run_command(name, *args):

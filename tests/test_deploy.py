@@ -20,7 +20,7 @@ from yamllint.config import YamlLintConfig
 
 import esmm_tf
 from esmm_tf import flags, server_config
-from esmm_tf.config import ExportConfig
+from esmm_tf.serving_config import ExportConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 BIN = pathlib.Path(sys.executable).parent

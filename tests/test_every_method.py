@@ -19,7 +19,6 @@ from esmm_tf import (
 from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.config import (
     EvaluateConfig,
-    ExportConfig,
     GuardConfig,
     InputConfig,
     MethodConfig,
@@ -29,6 +28,7 @@ from esmm_tf.config import (
     TrainConfig,
 )
 from esmm_tf.schema import Feature, Schema
+from esmm_tf.serving_config import ExportConfig
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 USES_CTR = ("aman", "base", "division", "oversampling", "unbias")

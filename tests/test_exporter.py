@@ -22,8 +22,9 @@ from esmm_tf import (
     schema_file,
     shards,
 )
-from esmm_tf.config import ExportConfig, InputConfig
+from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
+from esmm_tf.serving_config import ExportConfig
 
 SIGNATURES = ("serving_default", "pctr", "pcvr", "pctcvr", "predict_tensors", "rank", "regress")
 

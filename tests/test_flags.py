@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from esmm_tf import config, flags
+from esmm_tf import config, flags, serving_config
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
 
@@ -226,7 +226,7 @@ def test_a_bug_keeps_its_traceback():
         (config.GuardConfig, config.MethodConfig),
         (config.ScoreConfig, config.EvaluateConfig),
         (config.ScoreConfig, config.PredictConfig),
-        (config.ExportConfig,),
+        (serving_config.ExportConfig,),
     ],
 )
 def test_the_flags_of_each_command_are_its_settings_with_their_defaults(configs):

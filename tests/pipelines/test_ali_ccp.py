@@ -33,6 +33,7 @@ from ali_ccp_files import (
 from esmm_tf import config as config_lib
 from esmm_tf import exporter, flags, manifest, model_directory, schema_file, shards, training
 from esmm_tf.errors import UserError
+from esmm_tf.serving_config import ExportConfig
 from pipelines import ali_ccp, ali_ccp_rows, exposure, raw_files, synthetic, synthetic_log
 from pipelines.config import DataSetConfig, EngineConfig
 
@@ -319,7 +320,7 @@ def test_a_model_is_trained_on_the_records_and_exported_with_their_vocabularies(
     training.train(*settings.values())
     trained = model_directory.load_model(str(tmp_path / "model"))
 
-    config = config_lib.ExportConfig(
+    config = ExportConfig(
         model_dir=str(tmp_path / "model"), export_dir=str(tmp_path / "export"), batch_sizes=(1, 8)
     )
     exported = pathlib.Path(exporter.export(trained, config))

@@ -29,9 +29,9 @@ from esmm_tf import (
 )
 from esmm_tf import schema as schema_lib
 from esmm_tf.calibration import Calibration, Platt
-from esmm_tf.config import SkewConfig
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
+from esmm_tf.serving_config import ExportConfig, SkewConfig
 from esmm_tf.skew import Comparison
 
 MODEL_NAME = "shop"
@@ -93,7 +93,7 @@ def export(small_dir, records, tmp_path_factory):
 
     def write(model, *, split="test", version=1):
         directory = tmp_path_factory.mktemp("export")
-        settings = config.ExportConfig(
+        settings = ExportConfig(
             model_dir=str(small_dir),
             export_dir=str(directory),
             files=str(records),

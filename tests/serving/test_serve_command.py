@@ -20,8 +20,8 @@ from esmm_tf import (
     golden,
     serve,
 )
-from esmm_tf.config import ServeConfig
 from esmm_tf.errors import UserError
+from esmm_tf.serving_config import ServeConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = 7
