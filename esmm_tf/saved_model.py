@@ -64,28 +64,21 @@ class _ServingModule(tf.Module):
             tf.TensorSpec([None], tf.string, name=name)
             for name in ("examples", "inputs", "context", "candidates")
         )
+        # Traced once; the signatures of one output call it.
+        score = tf.function(self._score_examples).get_concrete_function(examples)
         tensors = list(self._tensor_specs.values())
         signatures = {
-            SERVING_DEFAULT: tf.function(self._score_examples).get_concrete_function(examples),
+            SERVING_DEFAULT: score,
             PREDICT_TENSORS: tf.function(self._score_tensors).get_concrete_function(tensors),
             RANK: tf.function(self._rank).get_concrete_function(context, candidates),
-            REGRESS: tf.function(self._regress).get_concrete_function(inputs),
+            REGRESS: _one_output(score, inputs, source=keys.PCTCVR, name="outputs"),
         }
         for name in keys.PROBABILITIES:
-            signatures[name] = tf.function(self._one_output(name)).get_concrete_function(examples)
+            signatures[name] = _one_output(score, examples, source=name, name=name)
         return signatures
 
     def _score_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._score(parsing.parse_impressions(examples, self._schema))
-
-    def _one_output(self, name: str) -> Any:
-        def score(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {name: self._score_examples(examples)[name]}
-
-        return score
-
-    def _regress(self, inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"outputs": self._score_examples(inputs)[keys.PCTCVR]}
 
     def _score_tensors(self, tensors: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         keyed = dict(zip(self._tensor_specs, tensors, strict=True))
@@ -100,6 +93,11 @@ class _ServingModule(tf.Module):
     def _score(self, inputs: dict[str, Any]) -> dict[str, tf.Tensor]:
         outputs = self._score_inputs(inputs)
         return {name: outputs[name] for name in keys.PROBABILITIES}
+
+
+def _one_output(score: Any, examples: tf.TensorSpec, *, source: str, name: str) -> Any:
+    """Returns a function that gives one output of another one, under a name."""
+    return tf.function(lambda given: {name: score(given)[source]}).get_concrete_function(examples)
 
 
 def _contexts(context: tf.Tensor, num_candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -52,6 +52,7 @@ def test_the_example_for_ones_own_logs_leads_to_an_export(tmp_path):
         ("compare", COMPARISON),
         ("ali_ccp_compare", COMPARISON),
         ("expedia_compare", COMPARISON),
+        ("sparsity_compare", COMPARISON),
     ],
 )
 def test_every_flag_of_a_flagfile_is_known_to_its_command(name, configs):

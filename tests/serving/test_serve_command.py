@@ -1,5 +1,6 @@
 """The command: where it listens, what it says, what is the user's mistake, how it ends."""
 
+import functools
 import json
 import os
 import pathlib
@@ -214,6 +215,8 @@ def test_the_command_serves_until_it_is_interrupted(export_dir):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where tests run in the background, the signal is ignored, which a new process inherits.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         lines = [process.stdout.readline().rstrip("\n") for _ in range(5)]
         *_, request, url = shlex.split(lines[4])
@@ -221,7 +224,10 @@ def test_the_command_serves_until_it_is_interrupted(export_dir):
         status, response = ask_url(url, body)
 
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate()
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # else a server that goes on would be waited for
 
     assert process.returncode == 130
     assert status == 200
