@@ -4,6 +4,9 @@ python examples/rest_client.py --export_dir=demo/export
 python examples/rest_client.py --features='[{"age": [31.5], "query": ["shoes"], "item": [7]}]'
 """
 
+import esmm_tf.startup  # noqa: F401 - keeps TensorFlow's start off the screen
+
+# isort: split
 import argparse
 import base64
 import http.client
