@@ -20,6 +20,7 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_service_p
 
 from esmm_tf import (
     dense_inputs,
+    exporter,
     flags,
     input_fn,
     json_file,
@@ -88,8 +89,7 @@ def load_export(export_dir: str, *, version: int) -> tuple[LoadedVersion, Export
     Raises:
       UserError: if it is not there, or was not written by `esmm_tf.export`.
     """
-    names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
-    versions = sorted(int(name) for name in names if name.isdigit())
+    versions = exporter.list_versions(export_dir)
     if not versions or version not in (0, *versions):
         raise UserError(
             f"{export_dir!r} has {f'no version {version}' if version else 'no version'}; there are "

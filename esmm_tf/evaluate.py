@@ -103,7 +103,7 @@ def _origin(
         "weights": trained.weights,
         "files": list(source.files),
         "negative_keep_rate": source.negative_keep_rate,
-        "calibration": {name: found.method for name, found in trained.calibration.items()},
+        "calibration": trained.calibration_methods,
         "used_in_training": None if used is None else list(used),
         "trained_impressions_per_second": rate,
     }

@@ -53,7 +53,7 @@ def export(trained: TrainedModel, config: ExportConfig) -> str:
     )
     for name in kept:
         print(f"kept {os.path.join(config.export_dir, name)}, which is not what this export writes")
-    for old in _versions(config.export_dir)[: -config.keep_versions]:
+    for old in list_versions(config.export_dir)[: -config.keep_versions]:
         shutil.rmtree(os.path.join(config.export_dir, str(old)))
     return path
 
@@ -79,15 +79,15 @@ def find_held_out(config: ExportConfig, settings: Settings) -> input_fn.Source:
     )
 
 
-def _versions(export_dir: str) -> list[int]:
-    """Returns the versions of a directory, rising."""
+def list_versions(export_dir: str) -> list[int]:
+    """Returns the versions of a directory, rising; none if it is not there."""
     names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def _choose_version(config: ExportConfig) -> int:
     """Returns the number of the version to write."""
-    versions = _versions(config.export_dir)
+    versions = list_versions(config.export_dir)
     version = config.version or max(versions, default=0) + 1
     if os.path.exists(os.path.join(config.export_dir, str(version))):
         raise UserError(
@@ -165,7 +165,7 @@ def _choose_widths(
 
 
 def _widths_before(export_dir: str) -> Mapping[str, int]:
-    for version in reversed(_versions(export_dir)):
+    for version in reversed(list_versions(export_dir)):
         path = os.path.join(export_dir, str(version), f"{model_card.FILE}.json")
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
@@ -204,8 +204,8 @@ def load_evaluation(trained: TrainedModel, model_dir: str) -> dict[str, Any] | N
         return None
     with open(path, encoding="utf-8") as file:
         found = json.load(file)
-    calibration = {name: one.method for name, one in trained.calibration.items()}
-    if found.get("weights") != trained.weights or found.get("calibration") != calibration:
+    this = (trained.weights, trained.calibration_methods)
+    if (found.get("weights"), found.get("calibration")) != this:
         print(f"{path} is of other weights or another calibration: the model card is without it")
         return None
     return found

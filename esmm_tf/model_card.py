@@ -72,7 +72,7 @@ def build_card(
             part: dataclasses.asdict(getattr(settings, part))
             for part in ("train", "model", "optimizer", "input", "method")
         },
-        "calibration": {name: found.method for name, found in trained.calibration.items()},
+        "calibration": trained.calibration_methods,
         "evaluation": None if evaluation is None else _measured(evaluation),
         "serving": dict(serving),
         "software": {

@@ -66,6 +66,11 @@ class TrainedModel:
     weights: str
     calibration: Mapping[str, CalibrationMap] = dataclasses.field(default_factory=dict)
 
+    @property
+    def calibration_methods(self) -> dict[str, str]:
+        """Returns how each probability is calibrated, by those that are."""
+        return {name: found.method for name, found in self.calibration.items()}
+
 
 def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
     """Writes `config.json`, `schema.toml` and vocabularies.

@@ -84,10 +84,10 @@ def _declared(feature: Feature) -> dict[str, Any]:
 
 def describe_models(trained: TrainedModel, export: Export) -> list[str]:
     """Returns in what the weights and the calibration differ, as far as the model card tells."""
-    maps = {name: found.method for name, found in trained.calibration.items()}
+    calibrations = (trained.calibration_methods, export.card["calibration"])
     pairs = {
         "weights are": (trained.weights, export.card["weights"]),
-        "calibration is": (_listed(maps), _listed(export.card["calibration"])),
+        "calibration is": tuple(map(_listed, calibrations)),
     }
     return [
         f"the {what} {ours}, and {theirs} in the export"
