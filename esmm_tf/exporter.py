@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -24,8 +24,9 @@ from esmm_tf import (
 )
 from esmm_tf.errors import UserError
 from esmm_tf.model_directory import Settings, TrainedModel
+from esmm_tf.served_versions import LoadedVersion
 from esmm_tf.serving_config import ExportConfig
-from esmm_tf.serving_requests import Impression, Request
+from esmm_tf.serving_requests import Impression
 
 _SAMPLED_IMPRESSIONS = 10_000
 
@@ -118,7 +119,7 @@ def _write_version(
     widths = _choose_widths(trained, config.export_dir, impressions)
     saved_model.save(trained.model, schema, directory, widths=widths)
     os.makedirs(os.path.join(directory, "assets.extra"))
-    score = _build_scorer(directory)
+    score = LoadedVersion(directory, version).predict
     num_requests = warmup.write_warmup(
         os.path.join(directory, warmup.FILE),
         impressions,
@@ -173,22 +174,11 @@ def _widths_before(export_dir: str) -> Mapping[str, int]:
     return {}
 
 
-def _build_scorer(directory: str) -> Callable[[str, Request], Mapping[str, tf.Tensor]]:
-    """Returns what scores a request with a signature of the SavedModel, as it was written."""
-    signatures = tf.saved_model.load(directory).signatures
-
-    def score(signature: str, request: Request) -> Mapping[str, tf.Tensor]:
-        tensors = {name: tf.constant(values) for name, values in request.items()}
-        return signatures[signature](**tensors)
-
-    return score
-
-
 def _write_golden(
     directory: str,
     trained: TrainedModel,
     impressions: Sequence[Impression],
-    score: Callable[[str, Request], Mapping[str, tf.Tensor]],
+    score: warmup.Score,
 ) -> None:
     few = impressions[: golden.NUM_IMPRESSIONS]
     request = serving_requests.build_request(

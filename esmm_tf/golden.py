@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
+import numpy as np
 
 from esmm_tf import json_file, keys, saved_model
 from esmm_tf.serving_requests import Impression
@@ -16,7 +16,7 @@ NUM_IMPRESSIONS = 3
 
 
 def write_golden(
-    directory: str, impressions: Sequence[Impression], outputs: Mapping[str, tf.Tensor]
+    directory: str, impressions: Sequence[Impression], outputs: Mapping[str, np.ndarray]
 ) -> None:
     """Writes the request and the response of `serving_default` into a version's directory.
 
@@ -30,7 +30,7 @@ def write_golden(
         "signature_name": saved_model.SERVING_DEFAULT,
         "instances": instances,
     }
-    columns = {name: outputs[name].numpy().tolist() for name in keys.PROBABILITIES}
+    columns = {name: outputs[name].tolist() for name in keys.PROBABILITIES}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     json_file.write_json(request, os.path.join(directory, REQUEST_FILE))
     json_file.write_json({"predictions": rows}, os.path.join(directory, RESPONSE_FILE))

@@ -6,6 +6,7 @@ A new version is slow at first: TensorFlow optimizes the graph of each signature
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
@@ -18,7 +19,7 @@ from esmm_tf.serving_requests import Impression, Request, build_request, take
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MOST_REQUESTS = 1000  # TF Serving loads no version with more
 
-Score = Callable[[str, Request], Mapping[str, tf.Tensor]]
+Score = Callable[[str, Request], Mapping[str, np.ndarray]]
 
 
 def check_batch_sizes(batch_sizes: Sequence[int]) -> None:
@@ -73,7 +74,7 @@ def write_warmup(
 
 
 def _build_log(
-    signature: str, request: Request, response: Mapping[str, tf.Tensor], model_name: str
+    signature: str, request: Request, response: Mapping[str, np.ndarray], model_name: str
 ) -> prediction_log_pb2.PredictionLog:
     spec = model_pb2.ModelSpec(name=model_name, signature_name=signature)
     return prediction_log_pb2.PredictionLog(
@@ -84,7 +85,7 @@ def _build_log(
             ),
             response=predict_pb2.PredictResponse(
                 model_spec=spec,
-                outputs={name: tf.make_tensor_proto(v.numpy()) for name, v in response.items()},
+                outputs={name: tf.make_tensor_proto(v) for name, v in response.items()},
             ),
         )
     )

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -54,10 +55,10 @@ def export(trained, model_dir, scored_data, tmp_path, monkeypatch):
 
     def score(_signature, request):
         rows = len(next(iter(request.values())))
-        return dict.fromkeys(("pctr", "pcvr", "pctcvr"), tf.zeros([rows]))
+        return dict.fromkeys(("pctr", "pcvr", "pctcvr"), np.zeros(rows, np.float32))
 
     monkeypatch.setattr(saved_model, "save", save)
-    monkeypatch.setattr(exporter, "_build_scorer", lambda _directory: score)
+    monkeypatch.setattr(exporter, "LoadedVersion", lambda *_: types.SimpleNamespace(predict=score))
 
     def run(**more):
         return exporter.export(trained, config_of(model_dir, tmp_path, scored_data, **more))
