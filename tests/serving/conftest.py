@@ -45,7 +45,7 @@ def export_dir(trained, impressions, widths, tmp_path_factory):
     outputs = tf.saved_model.load(str(path)).signatures["serving_default"](
         **{name: tf.constant(values) for name, values in request.items()}
     )
-    golden.write_golden(str(path), few, outputs)
+    golden.write_golden(str(path), few, {name: values.numpy() for name, values in outputs.items()})
     return directory
 
 
