@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -82,7 +83,7 @@ def _execute_some(runs: Sequence[Run], settings: Settings, *, on_test: bool, bar
     """Executes runs in new processes, and moves the bar by each."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
-        settings.compare.processes, mp_context=context
+        settings.compare.processes, mp_context=context, initializer=_end_with_parent
     ) as pool:
         futures = {pool.submit(_run, run, settings, on_test): run for run in runs}
         try:
@@ -92,6 +93,21 @@ def _execute_some(runs: Sequence[Run], settings: Settings, *, on_test: bool, bar
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the command is killed, which its executor does not see to.
+
+    Else it would go on with a run that the same command, started again, trains in the same place.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
 
 
 def _check_ended_well(future: concurrent.futures.Future[None], run: Run, output_dir: str) -> None:

@@ -1,5 +1,6 @@
 """The command that compares methods: whole, killed and started again, and refused."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -90,14 +91,19 @@ def written(output_dir, file):
 def finished(data, tmp_path_factory):
     """Returns the directory of a comparison that was killed once, what was done then, its output.
 
-    It is killed when the CTR network and a first candidate have been measured.
+    The command alone is killed, when the CTR network and a first candidate have been measured: the
+    processes of its runs, which write to the same pipes, must end by themselves.
     """
     output_dir = tmp_path_factory.mktemp("comparison")
     first = start(data, output_dir)
     while len(written(output_dir, "validation.json")) < 2 and first.poll() is None:
         time.sleep(0.1)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
+    first.kill()
+    try:
+        first.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
     before = written(output_dir, "validation.json")
     second = start(data, output_dir)
     output, errors = second.communicate()

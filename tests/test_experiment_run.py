@@ -16,7 +16,7 @@ def pools(monkeypatch):
     submitted = []
 
     class Pool(concurrent.futures.ThreadPoolExecutor):
-        def __init__(self, processes, mp_context):
+        def __init__(self, processes, mp_context, initializer):
             super().__init__(processes)
             assert mp_context.get_start_method() == "spawn"
             submitted.append([])
