@@ -101,13 +101,13 @@ def _end_with_parent() -> None:
     Else it would go on with a run that the same command, started again, trains in the same place.
     """
     parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=[parent], daemon=True).start()
 
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
 
-    threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
+def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _check_ended_well(future: concurrent.futures.Future[None], run: Run, output_dir: str) -> None:
