@@ -1,6 +1,5 @@
 """The command: where it listens, what it says, what is the user's mistake, how it ends."""
 
-import functools
 import json
 import pathlib
 import re
@@ -207,14 +206,19 @@ def run_example(path, *args):
 @pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted(export_dir):
     command = [sys.executable, "-m", "esmm_tf.serve", f"--export_dir={export_dir}"]
-    with subprocess.Popen(
-        [*command, "--port=0", "--rest_api_port=0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where tests run in the background, the signal is ignored, which a new process inherits.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    # Where tests run in the background, the signal is ignored, which a new process inherits. Not by
+    # preexec_fn: the copy of this process that runs it writes what gRPC's threads say into stderr.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [*command, "--port=0", "--rest_api_port=0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         lines = [process.stdout.readline().rstrip("\n") for _ in range(5)]
         *_, request, url = shlex.split(lines[4])
         body = pathlib.Path(request.removeprefix("@")).read_bytes()
