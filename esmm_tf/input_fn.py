@@ -135,8 +135,8 @@ def build_dataset(
     impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
     shuffled, the same each time; without, it is the order of the files.
 
-    With a sampler, a batch is drawn of as many groups as give `batch_size` impressions on average,
-    and none is empty.
+    With a sampler, a batch is what is drawn of those groups; one of which nothing is drawn is left
+    out. So an epoch has as many steps as without: what is drawn is spread over all of them.
     """
     dataset = _serialized_batches(source, config, seed=seed, subset=subset)
     dataset = dataset.map(
@@ -267,10 +267,6 @@ def _serialized_batches(
     source: Source, config: InputConfig, *, seed: int | None, subset: Subset
 ) -> tf.data.Dataset:
     """Returns the serialized groups of each batch, string `[groups]`."""
-    batch_size = config.batch_size
-    if subset.sampler is not None:
-        copies = subset.sampler.sampling.count(source.labels)
-        batch_size = max(round(batch_size * source.impressions / copies), 1)
     files = tf.data.Dataset.from_tensor_slices(list(source.files))
     if seed is not None:
         files = files.shuffle(len(source.files), seed=seed, reshuffle_each_iteration=False)
@@ -287,7 +283,7 @@ def _serialized_batches(
     if seed is not None and config.shuffle_buffer:
         # Keras makes two iterators and reads the second: it must be that of `read_groups`.
         dataset = dataset.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
-    return group_batches.cut(dataset, batch_size)
+    return group_batches.cut(dataset, config.batch_size)
 
 
 def _is_within(serialized: tf.Tensor, *, fraction: float) -> tf.Tensor:
