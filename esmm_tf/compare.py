@@ -75,7 +75,7 @@ def _tune(settings: Settings) -> tuple[dict[str, list[Run]], dict[str, Run]]:
             tried[name] = experiment.candidates(name, config, ctr_learning_rate=ctr_learning_rate)
         runs = [run for name in names for run in tried[name]]
         title = f"tuning, stage {stage} of {len(stages)}"
-        experiment_run.execute(runs, settings, title=title, on_test=False)
+        experiment_run.execute(runs, settings, title=title, file=experiment.VALIDATION_FILE)
         chosen |= {name: experiment.choose(tried[name], config.output_dir) for name in names}
         ctr_learning_rate = chosen[names[0]].learning_rate
     return tried, chosen
@@ -87,11 +87,12 @@ def _repeat(chosen: dict[str, Run], settings: Settings) -> None:
     ctr = chosen.get(ctr_network.METHOD)
     if ctr is not None:
         runs = list(experiment.repetitions(ctr, config))
-        on_test = ctr_network.METHOD in config.methods
-        experiment_run.execute(runs, settings, title="CTR networks", on_test=on_test)
+        is_compared = ctr_network.METHOD in config.methods
+        file = experiment.TEST_FILE if is_compared else experiment.TRAINING_FILE
+        experiment_run.execute(runs, settings, title="CTR networks", file=file)
     names = [name for name in config.methods if name != ctr_network.METHOD]
     runs = [run for name in names for run in experiment.repetitions(chosen[name], config)]
-    experiment_run.execute(runs, settings, title="methods", on_test=True)
+    experiment_run.execute(runs, settings, title="methods", file=experiment.TEST_FILE)
 
 
 def _describe_data(config: CompareConfig) -> dict[str, Any]:

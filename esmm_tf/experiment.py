@@ -13,6 +13,7 @@ from esmm_tf.methods import load_method
 
 TUNING_SEED = 1
 MODEL = "model"
+TRAINING_FILE = "training.json"
 VALIDATION_FILE = "validation.json"
 TEST_FILE = "test.json"
 INFLUENCE_FILE = "test_influence.npz"

@@ -164,11 +164,12 @@ def build_tree(
 def _candidate(run: Run, output_dir: str) -> dict[str, Any]:
     """Returns what validation says of a candidate."""
     found = experiment.load(run, output_dir, experiment.VALIDATION_FILE)
+    trained = experiment.load(run, output_dir, experiment.TRAINING_FILE)
     return {
         "learning_rate": run.learning_rate,
         "sampling_rate": run.rate,
         "criterion": experiment.criterion(run.method, found["tasks"]),
-        "best_epoch": found["best_epoch"],
+        "best_epoch": trained["best_epoch"],
         "aucs": {task: values["auc"] for task, values in found["tasks"].items()},
     }
 
@@ -188,7 +189,8 @@ def _effort(chosen: Run, config: CompareConfig) -> dict[str, Any]:
     runs = [
         r for r in experiment.repetitions(chosen, config) if r.fraction == max(config.fractions)
     ]
-    found = [experiment.load(run, config.output_dir, experiment.VALIDATION_FILE) for run in runs]
+    found = [experiment.load(run, config.output_dir, experiment.TRAINING_FILE) for run in runs]
+    candidate = experiment.load(chosen, config.output_dir, experiment.VALIDATION_FILE)
     return {
         "learning_rate": chosen.learning_rate,
         "sampling_rate": chosen.rate,
@@ -196,7 +198,7 @@ def _effort(chosen: Run, config: CompareConfig) -> dict[str, Any]:
         "epochs": [run["epochs"] for run in found],
         "impressions_an_epoch": _spread([run["impressions_an_epoch"] for run in found]),
         "seconds": _spread([run["seconds"] for run in found]),
-        "parameters": found[0]["parameters"],
+        "parameters": candidate["parameters"],
     }
 
 

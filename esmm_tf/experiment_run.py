@@ -56,36 +56,35 @@ class Settings:
     input: InputConfig
 
 
-def execute(runs: Sequence[Run], settings: Settings, *, title: str, on_test: bool) -> None:
+def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -> None:
     """Trains and measures those of the runs that are not done yet, some at once.
 
     Args:
       runs: all of one stage; none needs another's model.
       settings: of the comparison.
       title: of the bar.
-      on_test: whether they are measured on the test split too.
+      file: the result that each is to have, one of the files that `experiment` names.
 
     Raises:
       UserError: if a run fails; what was done by others is kept.
     """
     output_dir = settings.compare.output_dir
-    file = experiment.TEST_FILE if on_test else experiment.VALIDATION_FILE
     missing = [run for run in runs if not experiment.is_done(run, output_dir, file)]
     # Not by max_tasks_per_child, with which an executor can hang: github.com/python/cpython#115634.
     most = settings.compare.processes * _RUNS_A_PROCESS
     with progress.build_bar(len(runs), title, unit="run") as bar:
         bar.update(len(runs) - len(missing))
         for start in range(0, len(missing), most):
-            _execute_some(missing[start : start + most], settings, on_test=on_test, bar=bar)
+            _execute_some(missing[start : start + most], settings, file=file, bar=bar)
 
 
-def _execute_some(runs: Sequence[Run], settings: Settings, *, on_test: bool, bar: Any) -> None:
+def _execute_some(runs: Sequence[Run], settings: Settings, *, file: str, bar: Any) -> None:
     """Executes runs in new processes, and moves the bar by each."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         settings.compare.processes, mp_context=context, initializer=_end_with_parent
     ) as pool:
-        futures = {pool.submit(_run, run, settings, on_test): run for run in runs}
+        futures = {pool.submit(_run, run, settings, file): run for run in runs}
         try:
             for future in concurrent.futures.as_completed(futures):
                 _check_ended_well(future, futures[future], settings.compare.output_dir)
@@ -121,17 +120,19 @@ def _check_ended_well(future: concurrent.futures.Future[None], run: Run, output_
         ) from error
 
 
-def _run(run: Run, settings: Settings, on_test: bool) -> None:
+def _run(run: Run, settings: Settings, file: str) -> None:
     directory = run.directory(settings.compare.output_dir)
     os.makedirs(directory, exist_ok=True)
     tf_keras.backend.clear_session()  # what the process built for an earlier run
     tf.get_logger().setLevel("ERROR")  # each run has graphs of its own, which is no retracing
     with _output_in(os.path.join(directory, experiment.LOG_FILE)):
         try:
-            if not experiment.is_done(run, settings.compare.output_dir, experiment.VALIDATION_FILE):
+            if not experiment.is_done(run, settings.compare.output_dir, experiment.TRAINING_FILE):
                 _train(run, settings)
-            if on_test:
-                _test(run, settings)
+            if file == experiment.VALIDATION_FILE:
+                _measure(run, settings, split=keys.VALIDATION, file=file)
+            elif file == experiment.TEST_FILE:
+                _measure(run, settings, split=keys.TEST, file=file)
         except Exception:
             traceback.print_exc()  # into the log; the screen shows its last line
             raise
@@ -149,7 +150,7 @@ def _output_in(path: str) -> Iterator[None]:
 
 
 def _train(run: Run, settings: Settings) -> None:
-    """Trains a run, measures it on validation, and removes what only a resumption needs."""
+    """Trains a run, and removes what only a resumption needs."""
     compare = settings.compare
     model_dir = os.path.join(run.directory(compare.output_dir), experiment.MODEL)
     ctr = run.ctr_run()
@@ -175,7 +176,6 @@ def _train(run: Run, settings: Settings) -> None:
         ),
     )
     history = model_directory.load_history(model_dir)
-    parameters, found = _measure(run, settings, keys.VALIDATION)
     losses = [entry[keys.VALIDATION]["loss"] for entry in history]
     result = {
         "run": dataclasses.asdict(run),
@@ -183,11 +183,9 @@ def _train(run: Run, settings: Settings) -> None:
         "epochs": len(history),
         "best_epoch": 1 + losses.index(min(losses)),
         "impressions_an_epoch": history[0][keys.TRAIN]["impressions"],
-        "parameters": parameters,
-        "tasks": found.tree["tasks"],
     }
     shutil.rmtree(os.path.join(model_dir, model_directory.CHECKPOINTS), ignore_errors=True)
-    experiment.save(run, compare.output_dir, experiment.VALIDATION_FILE, result)
+    experiment.save(run, compare.output_dir, experiment.TRAINING_FILE, result)
 
 
 def _seconds(epoch: Mapping[str, Any]) -> float:
@@ -199,23 +197,21 @@ def _seconds(epoch: Mapping[str, Any]) -> float:
     return epoch["impressions"] / rate if rate else 0.0
 
 
-def _test(run: Run, settings: Settings) -> None:
-    """Measures a trained run on the test split, with the influences of its AUCs."""
-    _, found = _measure(run, settings, keys.TEST)
-    path = os.path.join(run.directory(settings.compare.output_dir), experiment.INFLUENCE_FILE)
-    influences = {
-        task: measured.estimates["auc"].influence for task, measured in found.measurements.items()
-    }
-    array_file.write_arrays(path, **influences)
-    experiment.save(run, settings.compare.output_dir, experiment.TEST_FILE, found.tree)
-
-
-def _measure(run: Run, settings: Settings, split: str) -> tuple[int, evaluation.Evaluation]:
-    """Returns the number of the model's parameters, and its metrics on a split."""
+def _measure(run: Run, settings: Settings, *, split: str, file: str) -> None:
+    """Measures a trained run on a split, on test with the influences of its AUCs."""
     trained = model_directory.load_model(_model_dir(run, settings))
     source = input_fn.find_source(settings.compare.data_dir, split=split)
-    scores = collect_scores(trained.model, trained.schema, source, _READ)
-    return trained.model.count_params(), evaluation.evaluate_scores(scores)
+    found = evaluation.evaluate_scores(collect_scores(trained.model, trained.schema, source, _READ))
+    output_dir = settings.compare.output_dir
+    if split == keys.TEST:
+        path = os.path.join(run.directory(output_dir), experiment.INFLUENCE_FILE)
+        influences = {
+            task: measured.estimates["auc"].influence
+            for task, measured in found.measurements.items()
+        }
+        array_file.write_arrays(path, **influences)
+    result = {"parameters": trained.model.count_params(), **found.tree}
+    experiment.save(run, output_dir, file, result)
 
 
 def _model_dir(run: Run, settings: Settings) -> str:

@@ -137,7 +137,7 @@ def test_a_comparison_has_every_method_with_every_fraction(finished):
 
 
 @pytest.mark.slow
-def test_only_the_chosen_candidates_meet_the_test_split(finished):
+def test_candidates_meet_the_validation_split_and_only_the_chosen_ones_the_test_split(finished):
     output_dir, _, _ = finished
 
     tree = json.loads((output_dir / "comparison.json").read_text())
@@ -150,8 +150,11 @@ def test_only_the_chosen_candidates_meet_the_test_split(finished):
         for fraction in ("0.5", "1")
     }
     assert set(tested) == expected
-    other_rates, ctr_networks = 3, 2
-    assert len(written(output_dir, "validation.json")) == len(expected) + other_rates + ctr_networks
+    candidates = {name for name in expected if "fraction1" in name}
+    assert candidates < set(written(output_dir, "validation.json"))
+    other_rates, ctr_network = 3, 1
+    assert len(written(output_dir, "validation.json")) == len(NAMES) + other_rates + ctr_network
+    assert len(written(output_dir, "training.json")) == len(expected) + other_rates + 2
 
 
 @pytest.mark.slow

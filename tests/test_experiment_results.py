@@ -125,16 +125,17 @@ def finished(tmp_path):
         for run in experiment.repetitions(chosen[name], config):
             auc = 0.6 + 0.01 * place + 0.001 * run.seed - 0.1 * (run.fraction < 1)
             tasks = {task: {"auc": auc, "impressions": 50} for task in ("cvr_clicked", "ctcvr")}
-            validation = {
-                "tasks": tasks,
-                "parameters": 100 + place,
+            training = {
                 "best_epoch": run.seed,
                 "epochs": 3,
                 "seconds": 10.0,
                 "impressions_an_epoch": 1000,
             }
-            experiment.save(run, config.output_dir, "validation.json", validation)
-            experiment.save(run, config.output_dir, "test.json", {"tasks": tasks})
+            measured = {"tasks": tasks, "parameters": 100 + place}
+            experiment.save(run, config.output_dir, "training.json", training)
+            experiment.save(run, config.output_dir, "test.json", measured)
+            if run == chosen[name]:
+                experiment.save(run, config.output_dir, "validation.json", measured)
             influence = np.arange(3.0) * (1 + place) * 0.001
             directory = tmp_path / "runs" / run.name
             np.savez(directory / "test_influence.npz", cvr_clicked=influence, ctcvr=influence)

@@ -40,7 +40,7 @@ def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, m
     monkeypatch.setattr(experiment_run, "_run", lambda run, *_: executed.append(run.name))
     experiment.save(runs[7], str(tmp_path), experiment.VALIDATION_FILE, {})
 
-    experiment_run.execute(runs, settings, title="runs", on_test=False)
+    experiment_run.execute(runs, settings, title="runs", file="validation.json")
 
     missing = [run.name for run in runs if run != runs[7]]
     assert sorted(executed) == sorted(missing)
