@@ -44,6 +44,7 @@ from esmm_tf.scores import collect_scores
 
 _READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)
 _RUNS_A_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
+_SPLITS = {experiment.VALIDATION_FILE: keys.VALIDATION, experiment.TEST_FILE: keys.TEST}
 _QUIET = GuardConfig(on_label_like_feature=OFF, on_miscalibration=OFF, on_unnested_labels="warn")
 
 
@@ -129,10 +130,8 @@ def _run(run: Run, settings: Settings, file: str) -> None:
         try:
             if not experiment.is_done(run, settings.compare.output_dir, experiment.TRAINING_FILE):
                 _train(run, settings)
-            if file == experiment.VALIDATION_FILE:
-                _measure(run, settings, split=keys.VALIDATION, file=file)
-            elif file == experiment.TEST_FILE:
-                _measure(run, settings, split=keys.TEST, file=file)
+            if file in _SPLITS:
+                _measure(run, settings, file)
         except Exception:
             traceback.print_exc()  # into the log; the screen shows its last line
             raise
@@ -197,13 +196,13 @@ def _seconds(epoch: Mapping[str, Any]) -> float:
     return epoch["impressions"] / rate if rate else 0.0
 
 
-def _measure(run: Run, settings: Settings, *, split: str, file: str) -> None:
-    """Measures a trained run on a split, on test with the influences of its AUCs."""
+def _measure(run: Run, settings: Settings, file: str) -> None:
+    """Measures a trained run on the split of a file, on test with the influences of its AUCs."""
     trained = model_directory.load_model(_model_dir(run, settings))
-    source = input_fn.find_source(settings.compare.data_dir, split=split)
+    source = input_fn.find_source(settings.compare.data_dir, split=_SPLITS[file])
     found = evaluation.evaluate_scores(collect_scores(trained.model, trained.schema, source, _READ))
     output_dir = settings.compare.output_dir
-    if split == keys.TEST:
+    if file == experiment.TEST_FILE:
         path = os.path.join(run.directory(output_dir), experiment.INFLUENCE_FILE)
         influences = {
             task: measured.estimates["auc"].influence

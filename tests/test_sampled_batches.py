@@ -25,7 +25,8 @@ SCHEMA = Schema(
     carry=("sample",),
 )
 NUM_GROUPS, SIZE = 1_000, 3
-# One group in ten has a click, its first impression; in one of twenty it converts.
+# One group in ten has a click, its first impression; in one of twenty it converts. A hundred groups
+# in a row have none.
 CLICKED = [3 * g for g in range(NUM_GROUPS) if g % 10 == 0 and g // 100 != 4]
 
 
