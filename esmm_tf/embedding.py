@@ -1,11 +1,13 @@
 """One variable for all embedding tables of one dimension, read with one lookup a side."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
+from esmm_tf.ragged import row_ids
 from esmm_tf.schema import Table
 
 
@@ -90,40 +92,51 @@ class FusedEmbedding(tf_keras.layers.Layer):
           tables: the name of its table.
           combiners: `sum`, `mean` or `sqrtn`.
         """
-        rows = ids[0].nrows()
-        flat_ids, segments, scales = [], [], []
-        for place, (one, weight, table, combiner) in enumerate(
-            zip(ids, weights, tables, combiners, strict=True)
-        ):
-            flat_ids.append(one.flat_values + self._offsets[table])
-            segments.append(one.value_rowids() + place * rows)
-            scales.append(_scales(one, weight, combiner))
-        embedded = tf.nn.embedding_lookup(self.table, tf.concat(flat_ids, axis=0))
-        if any(scale is not None for scale in scales):
-            ones = [tf.ones_like(one, tf.float32) for one in flat_ids]
-            scales = [s if s is not None else o for s, o in zip(scales, ones, strict=True)]
-            embedded *= tf.concat(scales, axis=0)[:, tf.newaxis]
-        pooled = tf.math.unsorted_segment_sum(
-            embedded, tf.concat(segments, axis=0), rows * len(ids)
+        flat_ids = [
+            one.flat_values + self._offsets[table] for one, table in zip(ids, tables, strict=True)
+        ]
+        lengths = tf.concat([one.row_lengths() for one in ids], axis=0)
+        pool = functools.partial(
+            tf.math.unsorted_segment_sum,
+            segment_ids=row_ids(lengths),
+            num_segments=tf.size(lengths),
         )
-        pooled = tf.reshape(pooled, [len(ids), -1, self._embedding_dim])
+        embedded = tf.nn.embedding_lookup(self.table, tf.concat(flat_ids, axis=0))
+        if all(weight is None for weight in weights):
+            sums = squares = tf.cast(lengths, tf.float32)
+        else:
+            flat_weights = _concat_weights(flat_ids, weights)
+            embedded *= flat_weights[:, tf.newaxis]
+            sums, squares = pool(flat_weights), pool(tf.square(flat_weights))
+        pooled = tf.reshape(pool(embedded), [len(ids), -1, self._embedding_dim])
+        if set(combiners) != {"sum"}:
+            norms = _norms(combiners, sums, squares)
+            pooled = tf.math.divide_no_nan(pooled, norms[..., tf.newaxis])
         pooled = tf.transpose(pooled, [1, 0, 2])
         return tf.reshape(pooled, [-1, len(ids) * self._embedding_dim])
 
 
-def _scales(
-    ids: tf.RaggedTensor, weights: tf.RaggedTensor | None, combiner: str
-) -> tf.Tensor | None:
-    """Returns what each value's embedding is multiplied by, `[values]`, or None for ones."""
-    if combiner == "sum":
-        return None if weights is None else weights.flat_values
-    if weights is None:
-        total = tf.cast(ids.row_lengths(), tf.float32)
-        total = total if combiner == "mean" else tf.sqrt(total)
-        return tf.math.divide_no_nan(1.0, tf.gather(total, ids.value_rowids()))
-    flat = weights.flat_values
-    if combiner == "mean":
-        total = tf.reduce_sum(weights, axis=1)
-    else:
-        total = tf.sqrt(tf.reduce_sum(weights.with_flat_values(tf.square(flat)), axis=1))
-    return tf.math.divide_no_nan(flat, tf.gather(total, ids.value_rowids()))
+def _concat_weights(
+    flat_ids: Sequence[tf.Tensor], weights: Sequence[tf.RaggedTensor | None]
+) -> tf.Tensor:
+    """Returns the weight of each value of all features, float32 `[values]`."""
+    return tf.concat(
+        [
+            tf.ones_like(ids, tf.float32) if weight is None else weight.flat_values
+            for ids, weight in zip(flat_ids, weights, strict=True)
+        ],
+        axis=0,
+    )
+
+
+def _norms(combiners: Sequence[str], sums: tf.Tensor, squares: tf.Tensor) -> tf.Tensor:
+    """Returns what each row's sum is divided by, float32 `[features, rows]`.
+
+    Args:
+      combiners: of the features.
+      sums: of the weights of each row, float32 `[features * rows]`.
+      squares: the sums of their squares.
+    """
+    norms = {"sum": tf.ones_like(sums), "mean": sums, "sqrtn": tf.sqrt(squares)}
+    shaped = {name: tf.reshape(norm, [len(combiners), -1]) for name, norm in norms.items()}
+    return tf.stack([shaped[combiner][place] for place, combiner in enumerate(combiners)])

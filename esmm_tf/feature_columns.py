@@ -21,6 +21,7 @@ from esmm_tf.columns import (
     VocabularyColumn,
 )
 from esmm_tf.errors import UserError
+from esmm_tf.ragged import row_ids
 from esmm_tf.schema import Feature, Schema
 
 
@@ -113,7 +114,6 @@ class CategoricalReader(tf.Module):
         A value that is dropped leaves its row's other values as they are. A row without values is
         empty, or holds the row for missing values with weight 1.
         """
-        is_empty = tf.equal(values.row_lengths(), 0)
         ids, known = self._ids(values.flat_values)
         ids = values.with_flat_values(ids)
         if known is not None:
@@ -121,6 +121,7 @@ class CategoricalReader(tf.Module):
             ids = tf.ragged.boolean_mask(ids, mask)
             weights = weights if weights is None else tf.ragged.boolean_mask(weights, mask)
         if self._feature.missing == "embed":
+            is_empty = tf.equal(values.row_lengths(), 0)
             row = tf.cast(self._feature.num_rows - 1, tf.int64)
             ids = _fill_rows(ids, row, is_empty)
             weights = weights if weights is None else _fill_rows(weights, 1.0, is_empty)
@@ -179,13 +180,14 @@ def _fill_rows(
     ragged: tf.RaggedTensor, value: tf.Tensor | float, where: tf.Tensor
 ) -> tf.RaggedTensor:
     """Returns `ragged` with one value in the rows of `where`, bool `[rows]`, which are empty."""
-    filled = tf.cast(where, ragged.row_splits.dtype)
+    lengths = ragged.row_lengths()
+    filled = tf.cast(where, lengths.dtype)
     values = ragged.flat_values
-    shift = tf.gather(tf.cumsum(filled), ragged.value_rowids())
+    shift = tf.gather(tf.cumsum(filled), row_ids(lengths))
     places = tf.range(tf.size(values, out_type=shift.dtype)) + shift
     room = tf.fill([tf.size(values, out_type=shift.dtype) + tf.reduce_sum(filled)], value)
     return tf.RaggedTensor.from_row_lengths(
         tf.tensor_scatter_nd_update(room, places[:, tf.newaxis], values),
-        ragged.row_lengths() + filled,
+        lengths + filled,
         validate=False,
     )

@@ -22,6 +22,7 @@ def cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 
 
 def _cut_chunk(batch_size: int) -> Callable[..., Any]:
+    @tf.autograph.experimental.do_not_convert
     def cut(
         left: tf.Tensor, chunk: tuple[tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.RaggedTensor]:

@@ -210,6 +210,7 @@ def _parser(schema: Schema, carry: bool) -> Any:
     return tf.function(
         lambda serialized: parsing.parse_groups(serialized, schema, carry=carry),
         input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
     )
 
 

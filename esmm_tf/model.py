@@ -61,6 +61,7 @@ class ImpressionEncoder(tf_keras.layers.Layer):
         parts += self._encode_side(inputs, IMPRESSION)
         return tf.concat(parts, axis=1)
 
+    @tf.autograph.experimental.do_not_convert
     def _encode_side(self, inputs: Mapping[str, Any], side: str) -> list[tf.Tensor]:
         features = self._schema.side_features(side)
         parts = []
@@ -246,6 +247,7 @@ class EntireSpaceModel(tf_keras.Model):
         self._metrics_of_spaces.update(y, y_pred, sample_weight, trained=self._trained_tasks)
         return self.get_metrics_result()
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics of every task with a batch of all impressions and returns them."""
         features, labels, weight = tf_keras.utils.unpack_x_y_sample_weight(data)
@@ -274,5 +276,7 @@ def build_scorer(model: tf_keras.Model, features_spec: Any) -> Any:
       features_spec: `dataset.element_spec["features"]`, so that batches of any size share a graph.
     """
     return tf.function(
-        lambda features: model(features, training=False), input_signature=[features_spec]
+        lambda features: model(features, training=False),
+        input_signature=[features_spec],
+        autograph=False,
     )

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from esmm_tf import keys
 from esmm_tf.columns import NumericColumn
+from esmm_tf.ragged import row_ids
 from esmm_tf.records import needs_lengths
 from esmm_tf.schema import CONTEXT, IMPRESSION, Feature, Key, Schema
 
@@ -41,7 +42,7 @@ def parse_groups(
     if labels:
         spec |= _label_spec(schema)
     parsed = tf.io.parse_example(serialized, spec)
-    group_index = parsed[keys.CLICK].value_rowids()
+    group_index = row_ids(parsed[keys.CLICK].row_lengths())
     features = {keys.GROUP_INDEX: group_index}
     for key in spec:
         field = _field_of(schema, key)

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from esmm_tf import keys
+from esmm_tf.ragged import row_ids
 from esmm_tf.schema import CONTEXT, Schema
 
 Batch = dict[str, Any]
@@ -79,6 +80,7 @@ class Sampler:
     score_clicks: ScoreClicks | None = None
     click_share: float = 1.0
 
+    @tf.autograph.experimental.do_not_convert
     def draw(self, place: tf.Tensor, batch: Batch) -> Batch:
         """Returns the copies that are drawn of a batch's impressions, in their order.
 
@@ -98,7 +100,7 @@ class Sampler:
         # Not the floor of the sum, which rounds up to another whole number.
         whole = tf.floor(copies)
         drawn = tf.cast(whole, tf.int64) + tf.cast(chance < copies - whole, tf.int64)
-        return take_impressions(batch, tf.repeat(tf.range(tf.size(drawn)), drawn), self.schema)
+        return take_impressions(batch, row_ids(drawn), self.schema)
 
 
 def take_impressions(batch: Batch, rows: tf.Tensor, schema: Schema) -> Batch:

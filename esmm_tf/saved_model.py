@@ -1,5 +1,6 @@
 """A trained model as a SavedModel of core TensorFlow ops, with the signatures of a server."""
 
+import functools
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +12,8 @@ from esmm_tf.schema import Schema
 
 # In `context` of `rank`, stands for the context of the row before. No serialized message is that.
 SAME_CONTEXT = b"^"
+
+_graph = functools.partial(tf.function, autograph=False)
 
 SERVING_DEFAULT = "serving_default"
 PREDICT_TENSORS = "predict_tensors"
@@ -65,12 +68,12 @@ class _ServingModule(tf.Module):
             for name in ("examples", "inputs", "context", "candidates")
         )
         # Traced once; the signatures of one output call it.
-        score = tf.function(self._score_examples).get_concrete_function(examples)
+        score = _graph(self._score_examples).get_concrete_function(examples)
         tensors = list(self._tensor_specs.values())
         signatures = {
             SERVING_DEFAULT: score,
-            PREDICT_TENSORS: tf.function(self._score_tensors).get_concrete_function(tensors),
-            RANK: tf.function(self._rank).get_concrete_function(context, candidates),
+            PREDICT_TENSORS: _graph(self._score_tensors).get_concrete_function(tensors),
+            RANK: _graph(self._rank).get_concrete_function(context, candidates),
             REGRESS: _one_output(score, inputs, source=keys.PCTCVR, name="outputs"),
         }
         for name in keys.PROBABILITIES:
@@ -97,7 +100,7 @@ class _ServingModule(tf.Module):
 
 def _one_output(score: Any, examples: tf.TensorSpec, *, source: str, name: str) -> Any:
     """Returns a function that gives one output of another one, under a name."""
-    return tf.function(lambda given: {name: score(given)[source]}).get_concrete_function(examples)
+    return _graph(lambda given: {name: score(given)[source]}).get_concrete_function(examples)
 
 
 def _contexts(context: tf.Tensor, num_candidates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
