@@ -158,6 +158,18 @@ def build_tree(
             f"{fraction:g}": {name: summarize(of) for name, of in by_name.items()}
             for fraction, by_name in repeated.items()
         },
+        "fractions_against_base": _against_base(repeated),
+    }
+
+
+def _against_base(repeated: Mapping[float, Mapping[str, Repeated]]) -> dict[str, Any]:
+    """Returns how the methods differ from BASE at each fraction; nothing without BASE."""
+    return {
+        f"{fraction:g}": {
+            name: compare(of, by_name[BASELINE]) for name, of in by_name.items() if name != BASELINE
+        }
+        for fraction, by_name in repeated.items()
+        if BASELINE in by_name
     }
 
 

@@ -3,6 +3,7 @@
 `result` is everywhere the content of `comparison.json`.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -109,9 +110,15 @@ def _differences(result: Mapping[str, Any]) -> Section:
     )
 
 
+def _base(result: Mapping[str, Any]) -> str:
+    """Returns the method that the others are compared with; nothing if it is not among them."""
+    methods = result["methods"].values()
+    return next((m["against_base"]["method"] for m in methods if "against_base" in m), "")
+
+
 def _difference_table(result: Mapping[str, Any], task: str) -> Table:
     methods = result["methods"]
-    base = next((m["against_base"]["method"] for m in methods.values() if "against_base" in m), "")
+    base = _base(result)
     columns, rows = [METHOD], [[Cell(method["title"])] for method in methods.values()]
     bounds = f"{report_text.percent(intervals.LEVEL)} interval"
     if base:
@@ -133,26 +140,35 @@ def _difference_table(result: Mapping[str, Any], task: str) -> Table:
 
 def _difference_cells(against: Mapping[str, Any] | None, task: str) -> list[Cell]:
     found = (against or {}).get("tasks", {}).get(task) or {}
-    difference, interval = found.get("difference"), found.get("interval")
-    if difference is None:
+    if not found:
         return [Cell(report_text.DASH)] * 3
+    interval = found["interval"]
+    bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else report_text.DASH
+    return [_difference_cell(found), Cell(bounds), Cell(report_text.p_value(found["p_value"]))]
+
+
+def _difference_cell(found: Mapping[str, Any]) -> Cell:
+    """Returns a difference, bold where its interval leaves out 0."""
+    interval = found["interval"]
     is_clear = interval is not None and not interval[0] <= 0 <= interval[1]
-    bounds = report_text.DASH
-    if interval is not None:
-        bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]"
-    p_value = report_text.p_value(found.get("p_value"))
-    return [Cell(f"{difference:+z.4f}", is_clear), Cell(bounds), Cell(p_value)]
+    return Cell(f"{found['difference']:+z.4f}", is_clear)
 
 
 def _fractions(result: Mapping[str, Any]) -> Section:
+    base, tables = _base(result), []
+    for task in compared_tasks(result):
+        tables.append(_fraction_table(result, task))
+        if base:
+            tables.append(_fraction_difference_table(result, task, base))
     return Section(
         key="fractions",
         title="AUC by share of the training data",
         sentences=[
             "The paper's Figure 3: each method trained again, as chosen on all training data, on a "
-            "share of the training groups. The best of each share is bold."
+            "share of the training groups. The best of each share is bold.",
+            "Differences are as above: in bold where the interval leaves out 0, with the p-value.",
         ],
-        tables=[_fraction_table(result, task) for task in compared_tasks(result)],
+        tables=tables,
     )
 
 
@@ -167,6 +183,28 @@ def _fraction_table(result: Mapping[str, Any], task: str) -> Table:
         cells.append(build_cells(measure, [by_method.get(name, {}) for name in names]))
     rows = list(zip(*cells, strict=True))
     return Table(caption=auc_column(task).name, columns=columns, rows=rows)
+
+
+def _fraction_difference_table(result: Mapping[str, Any], task: str, base: str) -> Table:
+    by_fraction = result["fractions_against_base"]
+    names = [name for name in result["methods"] if name != base]
+    columns, cells = [METHOD], [[Cell(result["methods"][name]["title"]) for name in names]]
+    for fraction in fractions(result):
+        columns.append(Column(title=report_text.percent(float(fraction))))
+        cells.append(
+            [_fraction_difference(by_fraction[fraction][name].get(task)) for name in names]
+        )
+    title = result["methods"][base]["title"]
+    rows = list(zip(*cells, strict=True))
+    return Table(caption=f"{auc_column(task).name} minus {title}", columns=columns, rows=rows)
+
+
+def _fraction_difference(found: Mapping[str, Any] | None) -> Cell:
+    if found is None:
+        return Cell(report_text.DASH)
+    cell = _difference_cell(found)
+    p_value = report_text.p_value(found["p_value"])
+    return dataclasses.replace(cell, text=f"{cell.text} ({p_value})")
 
 
 def _further(result: Mapping[str, Any]) -> Section:

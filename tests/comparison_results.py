@@ -65,6 +65,13 @@ def build_result(*, methods=tuple(TITLES), seeds=3, fractions=("1",), oracle=Fal
         "methods": found,
         "ctr_network": _ctr_network(seeds),
         "fractions": tasks,
+        "fractions_against_base": {
+            fraction: {
+                name: _against("base", seeds, oracle)["tasks"] for name in methods if name != "base"
+            }
+            for fraction in fractions
+            if "base" in methods
+        },
     }
     return result | changes
 

@@ -1,5 +1,6 @@
 """What the runs of a comparison say together, by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -161,4 +162,17 @@ def test_the_tree_has_each_methods_effort_metrics_and_rivals(finished):
     assert "against_base" not in tree["methods"]["base"]
     half = tree["fractions"]["0.5"]["esmm_ns"]["ctcvr"]["auc"]
     assert half["values"] == pytest.approx([0.521, 0.522])
+    against_base = tree["fractions_against_base"]
+    assert list(against_base["0.5"]) == ["esmm", "esmm_ns"]
+    assert against_base["0.5"]["esmm_ns"]["ctcvr"]["difference"] == pytest.approx(0.02)
+    assert against_base["1"]["esmm"] == esmm["against_base"]["tasks"]
     assert tree["ctr_network"] is None
+
+
+def test_without_base_no_fraction_is_compared_with_it(finished):
+    config, chosen = finished
+    config = dataclasses.replace(config, methods=("esmm", "esmm_ns"))
+
+    tree = experiment_results.build_tree(chosen, {n: [r] for n, r in chosen.items()}, config)
+
+    assert tree["fractions_against_base"] == {}

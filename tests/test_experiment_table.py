@@ -200,7 +200,34 @@ def test_fractions_come_in_rising_order_one_table_an_auc():
 
     assert heads(section.tables[0]) == ["Method", "5 %", "50 %", "100 %"]
     assert texts(section.tables[0])["BASE"][2] == "0.6700 ± 0.0020"
-    assert bold(section.tables[1]) == [("ESMM", name) for name in ("5 %", "50 %", "100 %")]
+    assert bold(section.tables[2]) == [("ESMM", name) for name in ("5 %", "50 %", "100 %")]
+
+
+def test_each_fraction_shows_how_methods_differ_from_base_and_how_sure_that_is():
+    result = build_result(methods=("base", "aman", "esmm"), fractions=("0.05", "1"))
+    result["fractions_against_base"]["0.05"]["esmm"]["cvr_clicked"] |= {
+        "difference": 0.0301,
+        "interval": [-0.001, 0.0612],
+        "p_value": 0.0571,
+    }
+    del result["fractions_against_base"]["0.05"]["aman"]["cvr_clicked"]
+
+    table = build_sections(result)["fractions"].tables[1]
+
+    assert table.caption == "CVR AUC (clicked) minus BASE"
+    assert texts(table) == {
+        "AMAN": ["—", "+0.0042 (0.012)"],
+        "ESMM": ["+0.0301 (0.057)", "+0.0042 (0.012)"],
+    }
+    assert bold(table) == [("AMAN", "100 %"), ("ESMM", "100 %")]
+
+
+def test_without_base_fractions_have_no_differences():
+    result = build_result(methods=("esmm_ns", "esmm"), fractions=("0.05", "1"))
+
+    captions = [table.caption for table in build_sections(result)["fractions"].tables]
+
+    assert captions == ["CVR AUC (clicked)", "CTCVR AUC (all)"]
 
 
 def test_one_fraction_has_no_table():
