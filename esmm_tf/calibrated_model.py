@@ -41,7 +41,7 @@ class CalibratedLogits(tf_keras.layers.Layer):
         """Maps float32 `[impressions]` to the same."""
         knots, *pieces = (tf.constant(part, tf.float32) for part in self._segments)
         place = tf.zeros_like(logits, tf.int32)
-        if len(knots):
+        if knots.shape[0]:
             place = tf.searchsorted(knots, logits, side="right")
         origins, values, slopes = (tf.gather(part, place) for part in pieces)
         return values + slopes * (logits - origins)
