@@ -13,6 +13,7 @@ from esmm_tf.schema import Schema
 # In `context` of `rank`, stands for the context of the row before. No serialized message is that.
 SAME_CONTEXT = b"^"
 
+# Without autograph: no Python here asks a tensor, and rewriting it takes longer than tracing it.
 _graph = functools.partial(tf.function, autograph=False)
 
 SERVING_DEFAULT = "serving_default"
