@@ -1,7 +1,7 @@
 """One variable for all embedding tables of one dimension, read with one lookup a side."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -102,24 +102,27 @@ class FusedEmbedding(tf_keras.layers.Layer):
             num_segments=tf.size(lengths),
         )
         embedded = tf.nn.embedding_lookup(self.table, tf.concat(flat_ids, axis=0))
-        if all(weight is None for weight in weights):
-            sums = squares = tf.cast(lengths, tf.float32)
-        else:
-            flat_weights = _concat_weights(flat_ids, weights)
+        flat_weights = _concat_weights(flat_ids, weights)
+        if flat_weights is not None:
             embedded *= flat_weights[:, tf.newaxis]
-            sums, squares = pool(flat_weights), pool(tf.square(flat_weights))
         pooled = tf.reshape(pool(embedded), [len(ids), -1, self._embedding_dim])
         if set(combiners) != {"sum"}:
-            norms = _norms(combiners, sums, squares)
-            pooled = tf.math.divide_no_nan(pooled, norms[..., tf.newaxis])
+            norms = {
+                combiner: tf.reshape(_norms(combiner, lengths, flat_weights, pool), [len(ids), -1])
+                for combiner in dict.fromkeys(combiners)
+            }
+            chosen = [norms[combiner][place] for place, combiner in enumerate(combiners)]
+            pooled = tf.math.divide_no_nan(pooled, tf.stack(chosen)[..., tf.newaxis])
         pooled = tf.transpose(pooled, [1, 0, 2])
         return tf.reshape(pooled, [-1, len(ids) * self._embedding_dim])
 
 
 def _concat_weights(
     flat_ids: Sequence[tf.Tensor], weights: Sequence[tf.RaggedTensor | None]
-) -> tf.Tensor:
-    """Returns the weight of each value of all features, float32 `[values]`."""
+) -> tf.Tensor | None:
+    """Returns the weight of each value of all features, float32 `[values]`, or None for ones."""
+    if all(weight is None for weight in weights):
+        return None
     return tf.concat(
         [
             tf.ones_like(ids, tf.float32) if weight is None else weight.flat_values
@@ -129,14 +132,17 @@ def _concat_weights(
     )
 
 
-def _norms(combiners: Sequence[str], sums: tf.Tensor, squares: tf.Tensor) -> tf.Tensor:
-    """Returns what each row's sum is divided by, float32 `[features, rows]`.
-
-    Args:
-      combiners: of the features.
-      sums: of the weights of each row, float32 `[features * rows]`.
-      squares: the sums of their squares.
-    """
-    norms = {"sum": tf.ones_like(sums), "mean": sums, "sqrtn": tf.sqrt(squares)}
-    shaped = {name: tf.reshape(norm, [len(combiners), -1]) for name, norm in norms.items()}
-    return tf.stack([shaped[combiner][place] for place, combiner in enumerate(combiners)])
+def _norms(
+    combiner: str,
+    lengths: tf.Tensor,
+    flat_weights: tf.Tensor | None,
+    pool: Callable[[tf.Tensor], tf.Tensor],
+) -> tf.Tensor:
+    """Returns what a combiner divides the sums of rows by, float32 `[rows]`."""
+    if combiner == "sum":
+        return tf.ones(tf.shape(lengths))
+    if flat_weights is None:
+        total = tf.cast(lengths, tf.float32)
+    else:
+        total = pool(flat_weights if combiner == "mean" else flat_weights * flat_weights)
+    return total if combiner == "mean" else tf.sqrt(total)

@@ -24,11 +24,11 @@ ALLOWED = {
     "lookups": "AsString HashTableV2 InitializeTableFromTextFileV2 LookupTableFindV2 "
     "ResourceGather StringToHashBucketFast UpperBound",
     "mathematics": "Abs AddV2 Cast Cumsum DivNoNan Exp Expm1 Log Log1p Maximum Minimum Mul Neg "
-    "RealDiv Sign Sqrt Square Sub",
+    "RealDiv Sign Sqrt Sub",
     "parsing": "ParseExampleV2 RaggedTensorToTensor",
     "reductions": "Max Prod Sum UnsortedSegmentSum",
-    "shapes": "BroadcastTo ConcatV2 ExpandDims Fill GatherV2 OnesLike Pack Range Reshape Shape "
-    "Size Squeeze StridedSlice TensorScatterUpdate Tile Transpose",
+    "shapes": "BroadcastTo ConcatV2 ExpandDims Fill GatherV2 Pack Range Reshape Shape Size Squeeze "
+    "StridedSlice TensorScatterUpdate Tile Transpose",
     "variables": "AssignVariableOp DisableCopyOnRead MergeV2Checkpoints ReadVariableOp RestoreV2 "
     "SaveV2 ShardedFilename StringJoin VarHandleOp VarIsInitializedOp",
 }
