@@ -173,30 +173,35 @@ def _fractions(result: Mapping[str, Any]) -> Section:
 
 
 def _fraction_table(result: Mapping[str, Any], task: str) -> Table:
+    column = auc_column(task)
+    measure = Measure(task=task, metric="auc", column=column, is_best_bold=True)
     names = list(result["methods"])
-    columns, cells = [METHOD], [[Cell(result["methods"][name]["title"]) for name in names]]
-    for fraction in fractions(result):
-        column = Column(title=report_text.percent(float(fraction)))
-        measure = Measure(task=task, metric="auc", column=column, is_best_bold=True)
-        by_method = result["fractions"][fraction]
-        columns.append(column)
-        cells.append(build_cells(measure, [by_method.get(name, {}) for name in names]))
-    rows = list(zip(*cells, strict=True))
-    return Table(caption=auc_column(task).name, columns=columns, rows=rows)
+    cells = [
+        build_cells(measure, [result["fractions"][fraction].get(name, {}) for name in names])
+        for fraction in fractions(result)
+    ]
+    return _by_fraction(result, column.name, names, cells)
 
 
 def _fraction_difference_table(result: Mapping[str, Any], task: str, base: str) -> Table:
-    by_fraction = result["fractions_against_base"]
+    against_base = result["fractions_against_base"]
     names = [name for name in result["methods"] if name != base]
-    columns, cells = [METHOD], [[Cell(result["methods"][name]["title"]) for name in names]]
-    for fraction in fractions(result):
-        columns.append(Column(title=report_text.percent(float(fraction))))
-        cells.append(
-            [_fraction_difference(by_fraction[fraction][name].get(task)) for name in names]
-        )
-    title = result["methods"][base]["title"]
-    rows = list(zip(*cells, strict=True))
-    return Table(caption=f"{auc_column(task).name} minus {title}", columns=columns, rows=rows)
+    cells = [
+        [_fraction_difference(against_base[fraction][name].get(task)) for name in names]
+        for fraction in fractions(result)
+    ]
+    caption = f"{auc_column(task).name} minus {result['methods'][base]['title']}"
+    return _by_fraction(result, caption, names, cells)
+
+
+def _by_fraction(
+    result: Mapping[str, Any], caption: str, names: Sequence[str], cells: Sequence[Sequence[Cell]]
+) -> Table:
+    """Returns a table of one row a method and, in `cells`, one column a fraction."""
+    titles = [Cell(result["methods"][name]["title"]) for name in names]
+    shares = [Column(title=report_text.percent(float(of))) for of in fractions(result)]
+    rows = list(zip(titles, *cells, strict=True))
+    return Table(caption=caption, columns=[METHOD, *shares], rows=rows)
 
 
 def _fraction_difference(found: Mapping[str, Any] | None) -> Cell:
