@@ -69,20 +69,25 @@ def format_table(result: Mapping[str, Any]) -> str:
 
 
 def _draw(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
-    aucs = f"AUC by method: {_describe(result, experiment_measures.compared_tasks(result), 'auc')}."
+    tasks = experiment_measures.compared_tasks(result)
+    whole = {name: method["tasks"] for name, method in result["methods"].items()}
+    alt = f"AUC by method: {_describe(result, whole, tasks, 'auc')}."
+    yield Plot(file="auc.png", png=drawing.draw_auc(result), alt=alt)
     if len(result["fractions"]) > 1:
-        shares = ", ".join(map(_percent, experiment_measures.fractions(result)))
-        alt = f"AUC against the share of the training data ({shares}). With all of it, {aucs}"
+        shares = experiment_measures.fractions(result)
+        fewest = _describe(result, result["fractions"][shares[0]], tasks, "auc")
+        alt = (
+            f"AUC against the share of the training data ({', '.join(map(_percent, shares))}). "
+            f"With {_percent(shares[0])}, {fewest}."
+        )
         yield Plot(file="auc_by_fraction.png", png=drawing.draw_auc_by_fraction(result), alt=alt)
-    else:
-        yield Plot(file="auc.png", png=drawing.draw_auc(result), alt=aucs)
-    found = _describe(result, experiment_measures.compared_tasks(result), "calibration")
+    found = _describe(result, whole, tasks, "calibration")
     alt = f"Mean prediction / mean label by method, on a logarithmic axis: {found}."
     yield Plot(file="calibration.png", png=drawing.draw_calibration(result), alt=alt)
     if experiment_measures.has(result, keys.CVR_ENTIRE, "bias"):
         alt = (
             "Mean pCVR less the mean true conversion probability, over all impressions: "
-            f"{_describe(result, [keys.CVR_ENTIRE], 'bias')}."
+            f"{_describe(result, whole, [keys.CVR_ENTIRE], 'bias')}."
         )
         yield Plot(file="bias.png", png=drawing.draw_bias(result), alt=alt)
 
@@ -91,18 +96,20 @@ def _percent(fraction: str) -> str:
     return report_text.percent(float(fraction))
 
 
-def _describe(result: Mapping[str, Any], tasks: Sequence[str], metric: str) -> str:
+def _describe(
+    result: Mapping[str, Any], found: Mapping[str, Any], tasks: Sequence[str], metric: str
+) -> str:
     """Returns between which methods' values a metric of each task lies, in words."""
     return "; ".join(
-        f"{report_text.task_title(task)} {_range(result, task, metric)}" for task in tasks
+        f"{report_text.task_title(task)} {_range(result, found, task, metric)}" for task in tasks
     )
 
 
-def _range(result: Mapping[str, Any], task: str, metric: str) -> str:
+def _range(result: Mapping[str, Any], found: Mapping[str, Any], task: str, metric: str) -> str:
     known = [
-        (mean, method["title"])
-        for method in result["methods"].values()
-        if (mean := experiment_measures.mean_of(method["tasks"], task, metric)) is not None
+        (mean, result["methods"][name]["title"])
+        for name, values in found.items()
+        if (mean := experiment_measures.mean_of(values, task, metric)) is not None
     ]
     if not known:
         return "not defined"

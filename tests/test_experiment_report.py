@@ -35,7 +35,7 @@ def write(tmp_path, monkeypatch):
     [
         ({}, ["auc.png", "calibration.png"]),
         ({"oracle": True}, ["auc.png", "calibration.png", "bias.png"]),
-        ({"fractions": FRACTIONS}, ["auc_by_fraction.png", "calibration.png"]),
+        ({"fractions": FRACTIONS}, ["auc.png", "auc_by_fraction.png", "calibration.png"]),
     ],
 )
 def test_the_paths_of_what_is_written_are_returned(tmp_path, changes, figures):
@@ -114,6 +114,21 @@ def test_every_picture_has_words_and_every_header_a_scope(write):
     assert page.attributes("html") == [{"lang": "en"}]
 
 
+def test_the_figure_by_share_says_where_the_smallest_share_ends(write):
+    result = build_result(methods=("base", "esmm"), fractions=FRACTIONS)
+    smallest = result["fractions"]["0.1"]
+    smallest["base"]["cvr_clicked"]["auc"]["mean"] = 0.55
+    smallest["esmm"]["cvr_clicked"]["auc"]["mean"] = 0.56
+    del smallest["base"]["ctcvr"]["auc"], smallest["esmm"]["ctcvr"]["auc"]
+
+    page, _, _ = write(result)
+
+    assert page.attributes("img")[1]["alt"] == (
+        "AUC against the share of the training data (10 %, 100 %). "
+        "With 10 %, CVR, clicked from 0.5500 (BASE) to 0.5600 (ESMM); CTCVR not defined."
+    )
+
+
 def test_an_auc_that_nobody_has_is_said_to_be_undefined(write):
     result = build_result(methods=("base", "esmm"))
     for method in result["methods"].values():
@@ -184,7 +199,7 @@ def test_text_from_outside_is_shown_and_never_run(tmp_path):
 
     page = Page((tmp_path / "new" / "index.html").read_text(encoding="utf-8"))
     assert page.attributes("script") == []
-    assert len(page.attributes("img")) == 2
+    assert len(page.attributes("img")) == 3
     assert page.text.count(HOSTILE) > 10
     markdown = (tmp_path / "new" / "table.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)<", markdown)
