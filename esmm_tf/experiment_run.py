@@ -60,10 +60,12 @@ class Settings:
 def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -> None:
     """Trains and measures those of the runs that are not done yet, some at once.
 
+    A bar shows how many are done; where there is no terminal, a line for each that ends does.
+
     Args:
       runs: all of one stage; none needs another's model.
       settings: of the comparison.
-      title: of the bar.
+      title: of the bar and the lines.
       file: the result that each is to have, one of the files that `experiment` names.
 
     Raises:
@@ -73,14 +75,19 @@ def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -
     missing = [run for run in runs if not experiment.is_done(run, output_dir, file)]
     # Not by max_tasks_per_child, with which an executor can hang: github.com/python/cpython#115634.
     most = settings.compare.processes * _RUNS_A_PROCESS
+    done = len(runs) - len(missing)
     with progress.build_bar(len(runs), title, unit="run") as bar:
-        bar.update(len(runs) - len(missing))
+        bar.update(done)
         for start in range(0, len(missing), most):
-            _execute_some(missing[start : start + most], settings, file=file, bar=bar)
+            for run in _execute_some(missing[start : start + most], settings, file=file):
+                done += 1
+                bar.update(1)
+                if bar.disable:
+                    print(f"{title}, run {done} of {len(runs)}: {run.name}", flush=True)
 
 
-def _execute_some(runs: Sequence[Run], settings: Settings, *, file: str, bar: Any) -> None:
-    """Executes runs in new processes, and moves the bar by each."""
+def _execute_some(runs: Sequence[Run], settings: Settings, *, file: str) -> Iterator[Run]:
+    """Executes runs in new processes, and yields each as it ends."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
         settings.compare.processes, mp_context=context, initializer=_end_with_parent
@@ -89,7 +96,7 @@ def _execute_some(runs: Sequence[Run], settings: Settings, *, file: str, bar: An
         try:
             for future in concurrent.futures.as_completed(futures):
                 _check_ended_well(future, futures[future], settings.compare.output_dir)
-                bar.update(1)
+                yield futures[future]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

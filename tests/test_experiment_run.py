@@ -29,7 +29,7 @@ def pools(monkeypatch):
     return submitted
 
 
-def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, monkeypatch):
+def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, monkeypatch, capsys):
     runs = [Run(method="base", learning_rate=0.001, seed=seed) for seed in range(45)]
     settings = Settings(
         compare=CompareConfig(data_dir="data", output_dir=str(tmp_path), processes=2),
@@ -46,3 +46,6 @@ def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, m
     assert sorted(executed) == sorted(missing)
     assert [len(names) for names in pools] == [20, 20, 4]
     assert [name for names in pools for name in names] == missing
+    shown = [line.split(": ") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in shown] == [f"runs, run {done} of 45" for done in range(2, 46)]
+    assert sorted(line[1] for line in shown) == sorted(missing)
