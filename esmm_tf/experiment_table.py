@@ -156,6 +156,14 @@ def _difference_cell(found: Mapping[str, Any]) -> Cell:
 
 def _fractions(result: Mapping[str, Any]) -> Section:
     base, tables = _base(result), []
+    sentences = [
+        "The paper's Figure 3: each method trained again, as chosen on all training data, on a "
+        "share of the training groups. The best of each share is bold."
+    ]
+    if base:
+        sentences.append(
+            "Differences are as above: in bold where the interval leaves out 0, with the p-value."
+        )
     for task in compared_tasks(result):
         tables.append(_fraction_table(result, task))
         if base:
@@ -163,11 +171,7 @@ def _fractions(result: Mapping[str, Any]) -> Section:
     return Section(
         key="fractions",
         title="AUC by share of the training data",
-        sentences=[
-            "The paper's Figure 3: each method trained again, as chosen on all training data, on a "
-            "share of the training groups. The best of each share is bold.",
-            "Differences are as above: in bold where the interval leaves out 0, with the p-value.",
-        ],
+        sentences=sentences,
         tables=tables,
     )
 

@@ -225,9 +225,10 @@ def test_each_fraction_shows_how_methods_differ_from_base_and_how_sure_that_is()
 def test_without_base_fractions_have_no_differences():
     result = build_result(methods=("esmm_ns", "esmm"), fractions=("0.05", "1"))
 
-    captions = [table.caption for table in build_sections(result)["fractions"].tables]
+    section = build_sections(result)["fractions"]
 
-    assert captions == ["CVR AUC (clicked)", "CTCVR AUC (all)"]
+    assert [table.caption for table in section.tables] == ["CVR AUC (clicked)", "CTCVR AUC (all)"]
+    assert "ifference" not in " ".join(section.sentences)
 
 
 def test_one_fraction_has_no_table():
