@@ -108,7 +108,7 @@ class FusedEmbedding(tf_keras.layers.Layer):
         pooled = tf.reshape(pool(embedded), [len(ids), -1, self._embedding_dim])
         if set(combiners) != {"sum"}:
             norms = {
-                combiner: tf.reshape(_norms(combiner, lengths, flat_weights, pool), [len(ids), -1])
+                combiner: tf.reshape(_norm(combiner, lengths, flat_weights, pool), [len(ids), -1])
                 for combiner in dict.fromkeys(combiners)
             }
             chosen = [norms[combiner][place] for place, combiner in enumerate(combiners)]
@@ -132,7 +132,7 @@ def _concat_weights(
     )
 
 
-def _norms(
+def _norm(
     combiner: str,
     lengths: tf.Tensor,
     flat_weights: tf.Tensor | None,
