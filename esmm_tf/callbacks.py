@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 from tqdm import tqdm
 
-from esmm_tf import progress
+from esmm_tf import console
 
 SHOWN = ("loss", "ctr_auc", "cvr_auc_clicked", "ctcvr_auc")
 _STEPS_BETWEEN_POINTS = 20
@@ -26,7 +26,7 @@ class Progress(tf_keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts the bar."""
-        self._bar = progress.build_bar(self._impressions, self._title)
+        self._bar = console.build_bar(self._impressions, self._title)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the bar."""

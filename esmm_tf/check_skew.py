@@ -4,7 +4,6 @@ Ends with exit code 1 if it does not.
 """
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,9 @@ from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_service_p
 from esmm_tf import (
     dense_inputs,
     exporter,
+    files,
     flags,
     input_fn,
-    json_file,
     keys,
     model_card,
     model_directory,
@@ -76,7 +75,7 @@ def main(config: SkewConfig) -> None:
     notes = [note for note in notes if note]
     print(format_report(comparisons, notes))
     if config.output:
-        json_file.write_json(_to_tree(config, loaded.version, comparisons, notes), config.output)
+        files.write_json(_to_tree(config, loaded.version, comparisons, notes), config.output)
         print(f"wrote {config.output}")
     print(_verdict(comparisons, config.tolerance))
     if any(one.is_failed for one in comparisons):
@@ -107,8 +106,11 @@ def load_export(export_dir: str, *, version: int) -> tuple[LoadedVersion, Export
             )
     loaded = LoadedVersion(path, number)
     schema = _with_vocabularies_of(schema_file.load_schema(schema_path), path)
-    with open(card_path, encoding="utf-8") as file:
-        card = json.load(file)
+    card = files.read_json(
+        card_path,
+        version=model_card.FORMAT_VERSION,
+        remedy="Export again with python -m esmm_tf.export.",
+    )
     return loaded, Export(schema=schema, widths=_read_widths(loaded, schema, path), card=card)
 
 

@@ -19,9 +19,9 @@ from esmm_tf import (
     experiment_report,
     experiment_results,
     experiment_run,
+    files,
     flags,
     input_fn,
-    json_file,
     keys,
     model_directory,
 )
@@ -52,7 +52,7 @@ def main(config: CompareConfig, model_config: ModelConfig, input_config: InputCo
         **experiment_results.build_tree(chosen, tried, config),
     }
     path = os.path.join(config.output_dir, RESULT_FILE)
-    json_file.write_json(result, path)
+    files.write_json(result, path)
     written = experiment_report.write_report(result, config.output_dir)
     print(experiment_report.format_table(result))
     print(f"wrote {', '.join([path, *written])}")
@@ -152,15 +152,14 @@ def _check_settings(settings: Settings) -> None:
     path = os.path.join(settings.compare.output_dir, _SETTINGS_FILE)
     now = _comparable(settings)
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
+        before = files.read_json(path, remedy="Give another --output_dir to start anew.")
         changed = model_directory.describe_changes(_as_flags(before), _as_flags(now))
         if changed:
             raise UserError(
                 f"{settings.compare.output_dir!r} holds a comparison with other settings "
                 f"({'; '.join(changed)}). Give the same to go on with it, or another --output_dir."
             )
-    json_file.write_json(now, path)
+    files.write_json(now, path)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ hard for both cancels out: far narrower than two intervals side by side.
 
 import contextlib
 import dataclasses
-import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -14,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import array_file
+from esmm_tf import files, keys
 from esmm_tf.errors import UserError
-from esmm_tf.evaluation import FORMAT_VERSION, finite_or_none
+from esmm_tf.evaluation import finite_or_none
 from esmm_tf.scores import DIVIDED, Scores, find_divided
 from esmm_tf.task_metrics import Measurement
 
@@ -57,7 +56,7 @@ def scores_path(path: str) -> str:
 
 def write_scores(scores: Scores, path: str) -> None:
     """Writes the logits of each impression beside the evaluation at `path`: 8 bytes each."""
-    array_file.write_arrays(
+    files.write_arrays(
         scores_path(path),
         data_hash=scores.data_hash(),
         ctr_logits=scores.ctr_logits,
@@ -92,19 +91,15 @@ def check_baseline(path: str, impressions: int) -> None:
       UserError: if there is no such evaluation, its scores are missing, or it is one of other
         impressions.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = json.load(file)
-        version, measured = tree["format_version"], tree["impressions"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"--baseline is {path!r}, which is no evaluation. Name an evaluation.json."
-        ) from None
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. "
-            "Evaluate that model again."
-        )
+    remedy = "Evaluate that model again, or give --baseline another evaluation.json."
+    tree = files.read_json(
+        path,
+        version=keys.EVALUATION_FORMAT_VERSION,
+        remedy=remedy,
+        missing=f"--baseline is {path!r}, which is not there. Name an evaluation.json.",
+    )
+    with files.told_as_damaged(path, remedy=remedy):
+        measured = tree["impressions"]
     if measured != impressions:
         raise _other_impressions(path)
     _load_arrays(path, "data_hash")

@@ -11,9 +11,9 @@ from esmm_tf import (
     data_guards,
     evaluation,
     evaluation_table,
+    files,
     flags,
     input_fn,
-    json_file,
     keys,
     model_directory,
     report,
@@ -43,7 +43,7 @@ def main(score: ScoreConfig, config: EvaluateConfig) -> None:
             "tasks": comparison.compare(evaluated.measurements, measured),
         }
     comparison.remove_scores(path)
-    json_file.write_json(result, path)
+    files.write_json(result, path)
     written = [path]
     if config.save_scores:
         comparison.write_scores(collected, path)

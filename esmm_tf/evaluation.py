@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import curves, intervals, keys, progress, task_metrics
+from esmm_tf import console, curves, intervals, keys, task_metrics
 from esmm_tf.ranking import packed_order
 from esmm_tf.scores import Scores
 from esmm_tf.task_metrics import Measurement, Space
-
-FORMAT_VERSION = 2
 
 INTERVAL_METHOD = (
     "influence functions (for the AUC those of DeLong et al. 1988), summed within groups where the "
@@ -55,7 +53,7 @@ def evaluate_scores(scores: Scores) -> Evaluation:
             "precision_recall": curves.precision_recall(space),
         }
     tree = {
-        "format_version": FORMAT_VERSION,
+        "format_version": keys.EVALUATION_FORMAT_VERSION,
         "data_hash": scores.data_hash(),
         "impressions": len(scores),
         "clicks": int(scores.click.sum(dtype=np.int64)),
@@ -160,7 +158,7 @@ def _histograms(scores: Scores) -> dict[str, Any]:
 def _slice_metrics(scores: Scores, name: str) -> dict[str, Any]:
     """Returns counts and metrics by the value of a field, the most frequent value first."""
     found: dict[str, dict[str, Any]] = {}
-    with progress.build_bar(len(scores), f"slices of {name}") as bar:
+    with console.build_bar(len(scores), f"slices of {name}") as bar:
         for value, rows in _slice_rows(scores, name):
             part = scores.take(rows)
             tasks = {task: _shown(m) for task, m in measure_tasks(part).items()}

@@ -2,12 +2,11 @@
 
 import dataclasses
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from esmm_tf import ctr_network, json_file, keys
+from esmm_tf import ctr_network, files, keys
 from esmm_tf.config import CompareConfig
 from esmm_tf.methods import load_method
 
@@ -116,10 +115,12 @@ def is_done(run: Run, output_dir: str, file: str) -> bool:
 
 def load(run: Run, output_dir: str, file: str) -> dict[str, Any]:
     """Returns one of the results of a run."""
-    with open(os.path.join(run.directory(output_dir), file), encoding="utf-8") as opened:
-        return json.load(opened)
+    path = os.path.join(run.directory(output_dir), file)
+    return files.read_json(
+        path, remedy=f"Remove {os.path.dirname(path)!r}; the comparison makes that run again."
+    )
 
 
 def save(run: Run, output_dir: str, file: str, result: dict[str, Any]) -> None:
     """Writes one of the results of a run; its being there means that the step is done."""
-    json_file.write_json(result, os.path.join(run.directory(output_dir), file))
+    files.write_json(result, os.path.join(run.directory(output_dir), file))

@@ -4,18 +4,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from esmm_tf import (
     experiment_measures,
     experiment_setup_table,
     experiment_table,
+    files,
     keys,
     report_page,
     report_text,
     tables,
 )
-from esmm_tf.report_page import Plot, write_file
+from esmm_tf.report_page import Plot
 from esmm_tf.tables import Section
 
 TABLE = "table.md"
@@ -57,9 +56,8 @@ def write_report(result: Mapping[str, Any], directory: str) -> list[str]:
         **{plot.file: plot.png for plot in plots},
         PAGE: _render_page(jinja2, result, sections, plots).encode("utf-8"),
     }
-    tf.io.gfile.makedirs(directory)
     for name, content in contents.items():
-        write_file(os.path.join(directory, name), content)
+        files.write_bytes(os.path.join(directory, name), content)
     return [os.path.join(directory, name) for name in contents]
 
 

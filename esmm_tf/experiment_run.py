@@ -19,13 +19,13 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import (
-    array_file,
+    console,
     evaluation,
     experiment,
+    files,
     input_fn,
     keys,
     model_directory,
-    progress,
     training,
 )
 from esmm_tf.config import (
@@ -76,7 +76,7 @@ def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -
     # Not by max_tasks_per_child, with which an executor can hang: github.com/python/cpython#115634.
     most = settings.compare.processes * _RUNS_A_PROCESS
     done = len(runs) - len(missing)
-    with progress.build_bar(len(runs), title, unit="run") as bar:
+    with console.build_bar(len(runs), title, unit="run") as bar:
         bar.update(done)
         for start in range(0, len(missing), most):
             for run in _execute_some(missing[start : start + most], settings, file=file):
@@ -215,7 +215,7 @@ def _measure(run: Run, settings: Settings, file: str) -> None:
             task: measured.estimates["auc"].influence
             for task, measured in found.measurements.items()
         }
-        array_file.write_arrays(path, **influences)
+        files.write_arrays(path, **influences)
     result = {"parameters": trained.model.count_params(), **found.tree}
     experiment.save(run, output_dir, file, result)
 

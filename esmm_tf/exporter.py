@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from esmm_tf import (
     dense_inputs,
+    files,
     golden,
     input_fn,
     keys,
@@ -71,9 +71,9 @@ def find_held_out(config: ExportConfig, settings: Settings) -> input_fn.Source:
     options = [(train.validation_files, keys.VALIDATION)] if train.validation_files else []
     if tf.io.gfile.isdir(train.train_files):
         options += [(train.train_files, split) for split in (keys.TEST, keys.VALIDATION)]
-    for files, split in options:
+    for patterns, split in options:
         with contextlib.suppress(UserError):
-            return input_fn.find_source(files, split=split)
+            return input_fn.find_source(patterns, split=split)
     raise UserError(
         "Warm-up and golden requests are made of held-out records, and neither --validation_files "
         "nor a split 'test' of the training data set is found. Name some with --files."
@@ -169,8 +169,10 @@ def _widths_before(export_dir: str) -> Mapping[str, int]:
     for version in reversed(list_versions(export_dir)):
         path = os.path.join(export_dir, str(version), f"{model_card.FILE}.json")
         if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                return json.load(file)["serving"]["widths"]
+            remedy = "Move that version away, or export into another --export_dir."
+            card = files.read_json(path, version=model_card.FORMAT_VERSION, remedy=remedy)
+            with files.told_as_damaged(path, remedy=remedy):
+                return card["serving"]["widths"]
     return {}
 
 
@@ -192,8 +194,9 @@ def load_evaluation(trained: TrainedModel, model_dir: str) -> dict[str, Any] | N
     path = os.path.join(model_dir, keys.EVALUATION_FILE)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        found = json.load(file)
+    found = files.read_json(
+        path, remedy="Evaluate the model again, or remove that file to export without it."
+    )
     this = (trained.weights, trained.calibration_methods)
     if (found.get("weights"), found.get("calibration")) != this:
         print(f"{path} is of other weights or another calibration: the model card is without it")

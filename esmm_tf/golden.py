@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import json_file, keys, saved_model
+from esmm_tf import files, keys, saved_model
 from esmm_tf.serving_requests import Impression
 
 REQUEST_FILE = os.path.join("assets.extra", "golden_request.json")
@@ -32,5 +32,5 @@ def write_golden(
     }
     columns = {name: outputs[name].tolist() for name in keys.PROBABILITIES}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    json_file.write_json(request, os.path.join(directory, REQUEST_FILE))
-    json_file.write_json({"predictions": rows}, os.path.join(directory, RESPONSE_FILE))
+    files.write_json(request, os.path.join(directory, REQUEST_FILE))
+    files.write_json({"predictions": rows}, os.path.join(directory, RESPONSE_FILE))

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import group_batches, keys, manifest, parsing, progress
+from esmm_tf import console, group_batches, keys, manifest, parsing
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.sampling import LabelCounts, Sampler
@@ -198,7 +198,7 @@ def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 def show_progress(dataset: tf.data.Dataset, source: Source) -> Iterator[Any]:
     """Yields the batches of `build_dataset` and moves a bar by their impressions."""
-    with progress.build_bar(source.impressions) as bar:
+    with console.build_bar(source.impressions) as bar:
         for batch in dataset:
             yield batch
             bar.update(len(batch["features"][keys.GROUP_INDEX]))

@@ -43,6 +43,7 @@ SCHEMA_FILE = "schema.toml"
 CONFIG_FILE = "config.json"
 CALIBRATION_FILE = "calibration.json"
 EVALUATION_FILE = "evaluation.json"
+EVALUATION_FORMAT_VERSION = 2
 HISTORY_FILE = "history.json"
 TRAINING_DATA_FILE = "data.json"
 

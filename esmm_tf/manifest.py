@@ -1,17 +1,14 @@
 """The manifest of a data set: written last, so that a directory without one is not a data set."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
-
-from esmm_tf import json_file, keys
-from esmm_tf.errors import UserError
+from esmm_tf import files, keys
 
 FORMAT_VERSION = 1
+_REMEDY = "Write the data set again."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +53,7 @@ class Manifest:
 def write_manifest(manifest: Manifest, directory: str) -> None:
     """Writes `manifest.json` under a temporary name and renames it."""
     path = os.path.join(directory, keys.MANIFEST_FILE)
-    json_file.write_json(dataclasses.asdict(manifest), path, sort_keys=True)
+    files.write_json(dataclasses.asdict(manifest), path, sort_keys=True)
 
 
 def load_manifest(directory: str) -> Manifest:
@@ -66,24 +63,16 @@ def load_manifest(directory: str) -> Manifest:
       UserError: if there is none, or it is damaged or of another format.
     """
     path = os.path.join(directory, keys.MANIFEST_FILE)
-    if not tf.io.gfile.exists(path):
-        raise UserError(
-            f"{directory or '.'!r} has no {keys.MANIFEST_FILE}, so it is not a finished data set. "
-            "Run the pipeline that writes it again, to its end."
-        )
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            tree = json.loads(file.read())
-        version = tree.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. "
-                "Write the data set with this release."
-            )
+    tree = files.read_json(
+        path,
+        version=FORMAT_VERSION,
+        remedy=_REMEDY,
+        missing=f"{directory or '.'!r} has no {keys.MANIFEST_FILE}, so it is not a finished data "
+        "set. Run the pipeline that writes it again, to its end.",
+    )
+    with files.told_as_damaged(path, remedy=_REMEDY):
         splits = {
             split: tuple(Shard(**shard) for shard in shards)
-            for split, shards in tree.pop("splits").items()
+            for split, shards in tree["splits"].items()
         }
-        return Manifest(splits=splits, **tree)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}). Write the data set again.") from None
+        return Manifest(**(tree | {"splits": splits}))

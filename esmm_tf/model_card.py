@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 import esmm_tf
-from esmm_tf import json_file, report_text, training_data
+from esmm_tf import files, report_text, training_data
 from esmm_tf.model_directory import TrainedModel
 from esmm_tf.tables import Cell, Column, Section, Table, format_markdown
 
@@ -124,7 +124,7 @@ def _metrics(tasks: Mapping[str, Any]) -> dict[str, Any]:
 def write_card(card: Mapping[str, Any], directory: str) -> None:
     """Writes `model_card.json` and `model_card.md` into a version's directory."""
     path = os.path.join(directory, FILE)
-    json_file.write_json(card, f"{path}.json")
+    files.write_json(card, f"{path}.json")
     with open(f"{path}.md", "w", encoding="utf-8") as file:
         file.write(format_card(card))
 

@@ -15,15 +15,15 @@ model_dir/
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import json_file, keys, schema_file
+from esmm_tf import files, keys, schema_file
 from esmm_tf.calibrated_model import build_calibrated
+from esmm_tf.calibration import FORMAT_VERSION as CALIBRATION_FORMAT
 from esmm_tf.calibration import Calibration, CalibrationMap
 from esmm_tf.columns import VocabularyColumn
 from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
@@ -86,7 +86,7 @@ def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
         _check_same_schema(schema, model_dir)
     schema_file.save_schema(schema, model_dir, keys.SCHEMA_FILE)
     tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(settings)}
-    json_file.write_json(tree, path, sort_keys=True)
+    files.write_json(tree, path, sort_keys=True)
 
 
 def load_history(model_dir: str) -> list[dict[str, Any]]:
@@ -94,13 +94,14 @@ def load_history(model_dir: str) -> list[dict[str, Any]]:
     path = os.path.join(model_dir, keys.HISTORY_FILE)
     if not os.path.exists(path):
         return []
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
+    return files.read_json(
+        path, remedy="Restore it from a copy, or train again into another --model_dir."
+    )
 
 
 def save_history(history: list[dict[str, Any]], model_dir: str) -> None:
     """Writes `history.json`; a metric that is not defined is null."""
-    json_file.write_json(history, os.path.join(model_dir, keys.HISTORY_FILE), sort_keys=True)
+    files.write_json(history, os.path.join(model_dir, keys.HISTORY_FILE), sort_keys=True)
 
 
 def load_settings(model_dir: str) -> Settings:
@@ -110,28 +111,24 @@ def load_settings(model_dir: str) -> Settings:
       UserError: if `model_dir` holds no run, or one of another format.
     """
     path = os.path.join(model_dir, keys.CONFIG_FILE)
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = json.load(file)
-    except OSError:
-        raise UserError(
-            f"{model_dir!r} has no {keys.CONFIG_FILE}, so it is no model directory. "
-            "Train a model into it, or check --model_dir."
-        ) from None
-    if tree.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format_version {tree.get('format_version')!r}; this release reads "
-            f"{FORMAT_VERSION}. Train again with this release."
-        )
-    model = {**tree["model"], "hidden_units": tuple(tree["model"]["hidden_units"])}
-    return Settings(
-        train=TrainConfig(**tree["train"]),
-        model=ModelConfig(**model),
-        optimizer=OptimizerConfig(**tree["optimizer"]),
-        input=InputConfig(**tree["input"]),
-        method=MethodConfig(**tree.get("method", {})),
-        negative_keep_rate=tree.get("negative_keep_rate", 1.0),
+    remedy = "Train again with this release."
+    tree = files.read_json(
+        path,
+        version=FORMAT_VERSION,
+        remedy=remedy,
+        missing=f"{model_dir!r} has no {keys.CONFIG_FILE}, so it is no model directory. "
+        "Train a model into it, or check --model_dir.",
     )
+    with files.told_as_damaged(path, remedy=remedy):
+        model = {**tree["model"], "hidden_units": tuple(tree["model"]["hidden_units"])}
+        return Settings(
+            train=TrainConfig(**tree["train"]),
+            model=ModelConfig(**model),
+            optimizer=OptimizerConfig(**tree["optimizer"]),
+            input=InputConfig(**tree["input"]),
+            method=MethodConfig(**tree.get("method", {})),
+            negative_keep_rate=tree.get("negative_keep_rate", 1.0),
+        )
 
 
 def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -239,7 +236,7 @@ def _load_maps(model_dir: str, weights: str) -> Mapping[str, CalibrationMap]:
 def save_calibration(calibration: Calibration, model_dir: str) -> str:
     """Writes `calibration.json` and returns its path."""
     path = os.path.join(model_dir, keys.CALIBRATION_FILE)
-    json_file.write_json(calibration.to_json(), path)
+    files.write_json(calibration.to_json(), path)
     return path
 
 
@@ -252,14 +249,10 @@ def load_calibration(model_dir: str) -> Calibration | None:
     path = os.path.join(model_dir, keys.CALIBRATION_FILE)
     if not os.path.exists(path):
         return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            return Calibration.from_json(json.load(file))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} cannot be read: {error!r}. Run python -m esmm_tf.calibrate again, or with "
-            "--calibration=none to do without."
-        ) from None
+    remedy = "Run python -m esmm_tf.calibrate again, or with --calibration=none to do without."
+    tree = files.read_json(path, version=CALIBRATION_FORMAT, remedy=remedy)
+    with files.told_as_damaged(path, remedy=remedy):
+        return Calibration.from_json(tree)
 
 
 def remove_calibration(model_dir: str) -> None:

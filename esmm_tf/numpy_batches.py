@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, keys, progress
+from esmm_tf import console, input_fn, keys
 from esmm_tf.columns import BucketizedColumn, NumericColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
@@ -111,7 +111,7 @@ def read_batches(
     coins = np.random.default_rng(_SEED)
     left = source.impressions if impressions is None else min(impressions, source.impressions)
     try:
-        with progress.build_bar(left) as bar:
+        with console.build_bar(left) as bar:
             for tensors in dataset:
                 batch = _batch(tensors, coins)
                 yield batch

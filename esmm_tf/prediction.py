@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from esmm_tf import input_fn, keys
+from esmm_tf import files, input_fn, keys
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import build_scorer
@@ -65,14 +65,11 @@ def write_predictions(batches: Iterator[Columns], path: str) -> int:
     }
     if ending not in writers:
         raise UserError(f"--output is {path!r}. Its ending must be one of {', '.join(writers)}.")
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = f"{path}.tmp"
     num_rows = 0
-    with contextlib.closing(writers[ending](temporary)) as writer:
+    with files.replacing(path) as temporary, contextlib.closing(writers[ending](temporary)) as file:
         for columns in batches:
-            writer.write(columns)
+            file.write(columns)
             num_rows += len(columns[keys.PCTR])
-    os.replace(temporary, path)
     return num_rows
 
 

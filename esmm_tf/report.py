@@ -7,14 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
-from esmm_tf import report_page, report_remarks, report_text
+from esmm_tf import files, keys, report_page, report_remarks, report_text
 from esmm_tf.errors import UserError
-from esmm_tf.report_page import Plot, write_file
+from esmm_tf.report_page import Plot
 from esmm_tf.report_text import METRICS, task_title
 
-FORMAT_VERSION = 2
 PAGE = "index.html"
 MAX_SLICE_VALUES = 30
 SLICE_PLOTS = ("auc", "calibration")
@@ -55,10 +52,10 @@ def write_report(result: Mapping[str, Any], directory: str) -> str:
       UserError: if the evaluation has another format, or the extra `report` is not installed.
     """
     version = result.get("format_version")
-    if version != FORMAT_VERSION:
+    if version != keys.EVALUATION_FORMAT_VERSION:
         raise UserError(
-            f"The evaluation has format_version {version!r}; a report shows {FORMAT_VERSION}. "
-            "Evaluate the model again with this release."
+            f"The evaluation has format_version {version!r}; a report shows "
+            f"{keys.EVALUATION_FORMAT_VERSION}. Evaluate the model again with this release."
         )
     drawing, jinja2 = _load_extra()
     sections: dict[str, Sequence[Plot]] = {
@@ -68,12 +65,11 @@ def write_report(result: Mapping[str, Any], directory: str) -> str:
     }
     slices = list(_draw_slices(drawing, result))
     page = _render(jinja2, result, slices=slices, **sections)
-    tf.io.gfile.makedirs(directory)
     sliced = [plot for field in slices for part in field.tasks for plot in part.plots]
     for plot in (*itertools.chain(*sections.values()), *sliced):
-        write_file(os.path.join(directory, plot.file), plot.png)
+        files.write_bytes(os.path.join(directory, plot.file), plot.png)
     path = os.path.join(directory, PAGE)
-    write_file(path, page.encode("utf-8"))
+    files.write_text(path, page)
     return path
 
 

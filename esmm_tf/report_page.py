@@ -1,11 +1,9 @@
-"""What the pages of reports share: the extra they need, pictures, templates, and whole files."""
+"""What the pages of reports share: the extra they need, pictures and templates."""
 
 import base64
 import dataclasses
 import importlib
 from typing import Any
-
-import tensorflow as tf
 
 from esmm_tf import report_text
 from esmm_tf.errors import UserError
@@ -58,10 +56,3 @@ def build_environment(jinja2: Any) -> Any:
     for name in ("task_title", "interval_of", "share"):
         environment.globals[name] = getattr(report_text, name)
     return environment
-
-
-def write_file(path: str, content: bytes) -> None:
-    """Writes the file under a temporary name and renames it."""
-    with tf.io.gfile.GFile(f"{path}.tmp", "wb") as file:
-        file.write(content)
-    tf.io.gfile.rename(f"{path}.tmp", path, overwrite=True)

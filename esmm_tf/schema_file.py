@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from esmm_tf import columns
+from esmm_tf import columns, files
 from esmm_tf import schema as schema_lib
 from esmm_tf.errors import UserError
 
@@ -70,20 +70,12 @@ def save_schema(schema: schema_lib.Schema, directory: str, file_name: str) -> No
         if isinstance(column, columns.VocabularyColumn) and column.file is not None:
             relative = f"{VOCABULARY_DIRECTORY}/{feature.name}.txt"
             with open(column.file, encoding="utf-8", newline="\n") as file:
-                _write(os.path.join(directory, relative), file.read())
+                files.write_text(os.path.join(directory, relative), file.read())
             column = dataclasses.replace(column, file=relative)
             feature = dataclasses.replace(feature, column=column)
         features.append(feature)
     tree = _tree(dataclasses.replace(schema, features=tuple(features)))
-    _write(os.path.join(directory, file_name), tomli_w.dumps(tree))
-
-
-def _write(path: str, text: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    files.write_text(os.path.join(directory, file_name), tomli_w.dumps(tree))
 
 
 def _schema(tree: Mapping[str, Any], *, directory: str) -> schema_lib.Schema:

@@ -6,6 +6,8 @@ They stand beside the versions, and are text that an operator may change: one th
 import os
 from collections.abc import Sequence
 
+from esmm_tf import files
+
 MODELS = "models.config"
 BATCHING = "batching.config"
 MONITORING = "monitoring.config"
@@ -63,7 +65,5 @@ def _write(path: str, text: str) -> bool:
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             return file.read() == text
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(f"{path}.tmp", path)
+    files.write_text(path, text)
     return True

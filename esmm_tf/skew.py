@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, keys, progress, saved_model, serving_requests, skew_causes
+from esmm_tf import console, input_fn, keys, saved_model, serving_requests, skew_causes
 from esmm_tf.model import build_scorer
 from esmm_tf.model_directory import TrainedModel
 from esmm_tf.schema import Schema
@@ -160,7 +160,7 @@ def _read_batches(
     impressions = serving_requests.read_impressions(source, trained.schema)
     left = min(config.max_impressions, source.impressions)
     start = 0
-    with progress.build_bar(left) as bar:
+    with console.build_bar(left) as bar:
         for tensors in dataset:
             outputs = scorer(tensors["features"])
             size = len(outputs[keys.PCTR])

@@ -3,14 +3,12 @@
 import concurrent.futures
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 
-from esmm_tf import input_fn, json_file, keys
-from esmm_tf.errors import UserError
+from esmm_tf import files, input_fn, keys
 from esmm_tf.findings import Finding
 
 FORMAT_VERSION = 1
@@ -54,16 +52,16 @@ def identify_data(
 
 def identify_shards(source: input_fn.Source) -> tuple[Shard, ...]:
     """Returns the shards that hold impressions: all empty ones are alike."""
-    files = [
+    names = [
         file
         for file, shard in zip(source.files, source.shards, strict=True)
         if shard.impressions > 0
     ]
     with concurrent.futures.ThreadPoolExecutor(_NUM_READERS) as pool:
-        fingerprints = list(pool.map(_fingerprint, files))
+        fingerprints = list(pool.map(_fingerprint, names))
     return tuple(
         Shard(file=_real_path(file), fingerprint=fingerprint)
-        for file, fingerprint in zip(files, fingerprints, strict=True)
+        for file, fingerprint in zip(names, fingerprints, strict=True)
     )
 
 
@@ -100,7 +98,7 @@ def save_data(data: TrainingData, model_dir: str) -> None:
         early_stopping=before.early_stopping or data.early_stopping,
     )
     tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(merged)}
-    json_file.write_json(tree, os.path.join(model_dir, keys.TRAINING_DATA_FILE), sort_keys=True)
+    files.write_json(tree, os.path.join(model_dir, keys.TRAINING_DATA_FILE), sort_keys=True)
 
 
 def load_data(model_dir: str) -> TrainingData | None:
@@ -112,19 +110,14 @@ def load_data(model_dir: str) -> TrainingData | None:
     path = os.path.join(model_dir, keys.TRAINING_DATA_FILE)
     if not os.path.exists(path):
         return None
-    with open(path, encoding="utf-8") as file:
-        tree = json.load(file)
-    version = tree["format_version"]
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format_version {version!r}; this release reads {FORMAT_VERSION}. "
-            "Train again with this release."
+    remedy = "Train again with this release."
+    tree = files.read_json(path, version=FORMAT_VERSION, remedy=remedy)
+    with files.told_as_damaged(path, remedy=remedy):
+        return TrainingData(
+            train=tuple(Shard(**shard) for shard in tree[keys.TRAIN]),
+            validation=tuple(Shard(**shard) for shard in tree[keys.VALIDATION]),
+            early_stopping=tree["early_stopping"],
         )
-    return TrainingData(
-        train=tuple(Shard(**shard) for shard in tree[keys.TRAIN]),
-        validation=tuple(Shard(**shard) for shard in tree[keys.VALIDATION]),
-        early_stopping=tree["early_stopping"],
-    )
 
 
 def used_in_training(
@@ -155,7 +148,7 @@ def used_in_training(
         use: tuple(shard.file for shard in shards if shard.fingerprint in seen.get(use, ()))
         for use in (TRAINING, EARLY_STOPPING, CALIBRATION)
     }
-    return {use: files for use, files in found.items() if files}
+    return {use: names for use, names in found.items() if names}
 
 
 def judge_used(used: Mapping[str, Sequence[str]] | None, source: input_fn.Source) -> Finding | None:
@@ -163,8 +156,8 @@ def judge_used(used: Mapping[str, Sequence[str]] | None, source: input_fn.Source
     if not used:
         return None
     found = [
-        f"{len(files)} of {len(source.files)} shards were used for {use}, such as {files[0]!r}"
-        for use, files in used.items()
+        f"{len(shards)} of {len(source.files)} shards were used for {use}, such as {shards[0]!r}"
+        for use, shards in used.items()
     ]
     return Finding(
         guard="used_data",

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from esmm_tf import keys, progress
+from esmm_tf import console, keys
 from pipelines import ali_ccp_fields, hashing
 from pipelines.csv_files import CsvWriter
 from pipelines.exposure import Groups, Shop
@@ -60,7 +60,7 @@ def write_groups(shop: Shop, config: SyntheticConfig, writer: CsvWriter) -> None
     """
     offsets = id_offsets(config.sizes())
     num_contexts = num_samples = 0
-    with progress.build_bar(config.num_impressions) as bar:
+    with console.build_bar(config.num_impressions) as bar:
         for number, (groups, splits) in enumerate(draw_chunks(shop, config)):
             samples = num_samples + 1 + np.arange(groups.sizes.sum())
             conversion = _conversion(

@@ -20,7 +20,7 @@ from sqlframe.duckdb import DuckDBSession, Window
 from sqlframe.duckdb import functions as F  # noqa: N812 - its customary name
 from sqlframe.duckdb import types as T  # noqa: N812 - likewise
 
-from esmm_tf import progress
+from esmm_tf import console
 from esmm_tf.errors import UserError
 from esmm_tf.shards import DataSetWriter
 from pipelines.config import EngineConfig
@@ -148,7 +148,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
     ) -> Any:
         """Returns the rows that `function` yields, kept as a Parquet file."""
         path = pathlib.Path(self._spill.name, f"{self._new_name()}.parquet")
-        with progress.build_bar(self._count(frame), "counting", unit=" rows") as bar:
+        with console.build_bar(self._count(frame), "counting", unit=" rows") as bar:
             keep(function(_shown(self.stream(frame), bar)), path, schema)
         return self.read_parquet([str(path)])
 
@@ -179,7 +179,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
             first = next(batches, None)
         if first is None:
             return
-        with progress.build_bar(total, "writing", unit=" rows") as bar:
+        with console.build_bar(total, "writing", unit=" rows") as bar:
             for split, group in to_groups(_shown(itertools.chain([first], batches), bar)):
                 writer.write(split, group)
 
@@ -191,7 +191,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
     def _watched(self, title: str) -> Iterator[None]:
         """Shows how far the query is that runs meanwhile."""
         ended = threading.Event()
-        with progress.build_bar(100, title, unit="%") as bar:
+        with console.build_bar(100, title, unit="%") as bar:
             watch = threading.Thread(target=self._watch, args=(bar, ended))
             watch.start()
             try:

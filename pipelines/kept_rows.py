@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from esmm_tf import progress
+from esmm_tf import console
 from pipelines.engine import Batches, Report
 
 
@@ -33,7 +33,7 @@ def keep_pieces(
     """
     num_bytes = sum(piece.end - piece.start for piece in pieces)
     with (
-        progress.build_bar(num_bytes, "reading", unit="B") as bar,
+        console.build_bar(num_bytes, "reading", unit="B") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
         count = _Counter(bar)

@@ -1,14 +1,12 @@
 """What is known of a data set: the statistics of its labels and features, and their JSON form."""
 
 import dataclasses
-import json
 from typing import Any
 
 import numpy as np
 
-from esmm_tf import json_file
+from esmm_tf import files
 from esmm_tf.columns import STRING
-from esmm_tf.errors import UserError
 
 FORMAT_VERSION = 1
 NUM_TOP_VALUES = 10
@@ -188,7 +186,7 @@ def to_tree(statistics: DataStatistics) -> dict[str, Any]:
 
 def write_json(tree: dict[str, Any], path: str) -> None:
     """Writes the JSON file under a temporary name and renames it."""
-    json_file.write_json({"format_version": FORMAT_VERSION, **tree}, path)
+    files.write_json({"format_version": FORMAT_VERSION, **tree}, path)
 
 
 def load_json(path: str) -> DataStatistics:
@@ -197,29 +195,15 @@ def load_json(path: str) -> DataStatistics:
     Raises:
       UserError: if the file cannot be read, is damaged or is of another format.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = json.load(file)
-        if tree["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format_version {tree['format_version']!r}; this release reads "
-                f"{FORMAT_VERSION}. Write the statistics with this release."
-            )
+    remedy = "Write statistics with --output, or give --baseline a data set's directory."
+    tree = files.read_json(path, version=FORMAT_VERSION, remedy=remedy)
+    with files.told_as_damaged(path, remedy=remedy):
         return DataStatistics(
             files=tree["files"],
             labels=_labels(tree["labels"]),
             features=tuple(_feature(feature) for feature in tree["features"]),
             negative_keep_rate=tree.get("negative_keep_rate", 1.0),
         )
-    except OSError as error:
-        raise UserError(f"Cannot read {path!r}: {error.strerror}. Check --baseline.") from None
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is no statistics of this command ({error!r}). Write them with --output, or "
-            "name a data set's directory."
-        ) from None
 
 
 def _feature_tree(feature: FeatureStatistics) -> dict[str, Any]:

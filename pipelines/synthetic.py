@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, keys, progress, records
+from esmm_tf import console, flags, keys, records
 from esmm_tf.columns import INT64, IdentityColumn
 from esmm_tf.schema import ONE, Feature, Schema, Table
 from esmm_tf.shards import DataSetWriter
@@ -46,7 +46,7 @@ def write_data_set(config: SyntheticConfig) -> None:
 
 def write_groups(shop: Shop, config: SyntheticConfig, writer: DataSetWriter) -> None:
     """Draws the log of a shop and writes it."""
-    with progress.build_bar(config.num_impressions) as bar:
+    with console.build_bar(config.num_impressions) as bar:
         for number, (drawn, splits) in enumerate(draw_chunks(shop, config)):
             groups = drawn
             if config.negative_keep_rate < 1:

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tqdm import tqdm
 
-from esmm_tf import callbacks, progress
+from esmm_tf import callbacks, console
 
 LOGS = {"loss": 0.5, "ctr_auc": 0.61, "cvr_auc_clicked": math.nan, "ctcvr_auc": 0.63}
 
@@ -33,7 +33,7 @@ def read_scalars(directory):
 def bar(monkeypatch):
     """Returns the bar that the callback draws, on a terminal that keeps its text."""
     drawn = tqdm(total=30, file=io.StringIO(), mininterval=0, disable=False, ncols=200)
-    monkeypatch.setattr(progress, "build_bar", lambda *_: drawn)
+    monkeypatch.setattr(console, "build_bar", lambda *_: drawn)
     return drawn
 
 
@@ -61,7 +61,7 @@ def test_a_bar_that_was_never_started_does_nothing():
 
 
 def test_the_bar_is_silent_where_there_is_no_terminal(capfd):
-    with progress.build_bar(30, "title") as drawn:
+    with console.build_bar(30, "title") as drawn:
         drawn.update(30)
 
     assert drawn.disable is True
@@ -73,7 +73,7 @@ def test_a_bar_on_a_terminal_names_its_unit_and_total(monkeypatch):
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
 
-    with progress.build_bar(30, "epoch 1 of 2") as drawn:
+    with console.build_bar(30, "epoch 1 of 2") as drawn:
         drawn.update(30)
 
     assert "epoch 1 of 2: 100%" in terminal.getvalue()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from esmm_tf import comparison, evaluation, json_file, task_metrics
+from esmm_tf import comparison, evaluation, files, task_metrics
 from esmm_tf.comparison import check_baseline, compare, load_scores, remove_scores, write_scores
 from esmm_tf.errors import UserError
 from esmm_tf.scores import Scores
@@ -88,7 +88,7 @@ def build_scores(seed=0, **changes):
 def saved(tmp_path):
     """Returns scores and the path of their evaluation, both written."""
     scores, path = build_scores(), str(tmp_path / "evaluation.json")
-    json_file.write_json(evaluation.evaluate_scores(scores).tree, path)
+    files.write_json(evaluation.evaluate_scores(scores).tree, path)
     write_scores(scores, path)
     return scores, path
 
@@ -217,19 +217,25 @@ def test_scores_take_8_bytes_an_impression_beside_the_evaluation(saved, tmp_path
     assert 0 < size - 8 * len(scores) < 2000
 
 
-@pytest.mark.parametrize("content", [None, "no json", "{}", "[]", '{"format_version": 2}'])
+@pytest.mark.parametrize("content", ["no json", "{}", "[]", '{"format_version": 2}'])
 def test_a_baseline_that_is_no_evaluation_is_refused(tmp_path, content):
     path = tmp_path / "evaluation.json"
-    if content is not None:
-        path.write_text(content, encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
 
-    with pytest.raises(UserError, match=r"which is no evaluation\. Name an evaluation\.json\.$"):
+    with pytest.raises(
+        UserError, match=r"evaluation\.json is damaged \(.*\)\. Evaluate that model"
+    ):
         load_scores(str(path), build_scores())
+
+
+def test_a_baseline_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"which is not there\. Name an evaluation\.json\.$"):
+        load_scores(str(tmp_path / "evaluation.json"), build_scores())
 
 
 def test_a_baseline_of_another_format_is_refused(saved):
     scores, path = saved
-    json_file.write_json({"format_version": 1, "impressions": 600}, path)
+    files.write_json({"format_version": 1, "impressions": 600}, path)
 
     with pytest.raises(UserError, match=r"has format_version 1; this release reads 2\. Evaluate"):
         load_scores(path, scores)

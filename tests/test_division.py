@@ -13,8 +13,8 @@ from esmm_tf import (
     calibration_report,
     comparison,
     evaluation,
+    files,
     input_fn,
-    json_file,
     keys,
 )
 from esmm_tf.calibration import Platt
@@ -89,7 +89,7 @@ def save(tmp_path):
 
     def write(scores):
         path = str(tmp_path / "evaluation.json")
-        json_file.write_json(evaluation.evaluate_scores(scores).tree, path)
+        files.write_json(evaluation.evaluate_scores(scores).tree, path)
         comparison.write_scores(scores, path)
         return path
 

@@ -164,7 +164,7 @@ def test_a_baseline_whose_pcvr_is_a_ratio_is_read_and_scored_again_alike(models,
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("baseline", r"--baseline is '.*nowhere', which is no evaluation"),
+        ("baseline", r"--baseline is '.*nowhere', which is not there"),
         ("baseline_model_dir", r"'.*nowhere' has no config\.json, so it is no model directory"),
     ],
 )

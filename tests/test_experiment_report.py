@@ -10,7 +10,7 @@ import pytest
 from comparison_results import HOSTILE, build_result
 from test_report import Page
 
-from esmm_tf import experiment_plots, experiment_report, report_page
+from esmm_tf import experiment_plots, experiment_report
 from esmm_tf.errors import UserError
 
 FRACTIONS = ("0.1", "1")
@@ -63,13 +63,13 @@ def test_equal_comparisons_give_equal_files_and_are_not_changed(tmp_path):
 
 def test_every_file_is_renamed_from_a_temporary_name(write, monkeypatch):
     renamed = []
-    rename = report_page.tf.io.gfile.rename
+    rename = os.replace
 
-    def watch(source, target, overwrite):
+    def watch(source, target):
         renamed.append((os.path.basename(source), os.path.basename(target)))
-        rename(source, target, overwrite)
+        rename(source, target)
 
-    monkeypatch.setattr(report_page.tf.io.gfile, "rename", watch)
+    monkeypatch.setattr(os, "replace", watch)
 
     write(build_result())
 

@@ -100,9 +100,7 @@ def test_the_current_directory_is_named_as_a_dot(tmp_path, monkeypatch):
 
 def test_a_manifest_of_another_format_version_is_refused(tmp_path):
     path = write_tree(tmp_path, format_version=2)
-    message = (
-        f"{path} has format_version 2; this release reads 1. Write the data set with this release."
-    )
+    message = f"{path} has format_version 2; this release reads 1. Write the data set again."
 
     with pytest.raises(UserError, match=re.escape(message)):
         manifest.load_manifest(str(tmp_path))
@@ -115,7 +113,7 @@ def test_a_manifest_of_another_format_version_is_refused(tmp_path):
         (b'{"format_version": 1, "spl', "JSONDecodeError"),
         (b"\xff\xfe", "UnicodeDecodeError"),
         (b"[]", "TypeError"),
-        (b"null", "AttributeError"),
+        (b"null", "TypeError"),
         (b'{"splits": {}}', "KeyError.*format_version"),
         (b'{"format_version": 1}', "KeyError.*splits"),
         (b'{"format_version": 1, "splits": {}}', "TypeError.*schema_hash"),

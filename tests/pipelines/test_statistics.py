@@ -186,10 +186,10 @@ def test_the_json_form_keeps_the_most_frequent_ids_and_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"is no statistics of this command \(JSONDecodeError"),
-        ("{}", r"is no statistics of this command \(KeyError\('format_version'\)"),
-        ("[]", r"is no statistics of this command \(TypeError"),
-        ('{"format_version": 1}', r"KeyError\('files'\)\). Write them with --output"),
+        ("{", r"is damaged \(JSONDecodeError"),
+        ("{}", r"is damaged \(KeyError\('format_version'\)"),
+        ("[]", r"is damaged \(TypeError"),
+        ('{"format_version": 1}', r"KeyError\('files'\)\). Write statistics with --output"),
         ('{"format_version": 2}', "has format_version 2; this release reads 1. Write"),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_file_that_is_no_statistics_is_refused(tmp_path, text, message):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"Cannot read .*: No such file or directory. Check --base"):
+    with pytest.raises(UserError, match=r"statistics\.json is missing\. Write statistics"):
         statistics.load_json(str(tmp_path / "statistics.json"))
 
 
