@@ -13,16 +13,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import (
-    exact_metrics,
-    flags,
-    input_fn,
-    keys,
-    model_directory,
-    schema_file,
-    training,
-)
-from esmm_tf.columns import NumericColumn
+from esmm_tf import exact_metrics, flags, input_fn, keys, model_directory, training
 from esmm_tf.config import (
     GuardConfig,
     InputConfig,
@@ -31,7 +22,9 @@ from esmm_tf.config import (
     TrainConfig,
     setting,
 )
-from esmm_tf.schema import CONTEXT, Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import NumericColumn
+from esmm_tf.schema.schema import CONTEXT, Schema
 from esmm_tf.scores import collect_scores
 from pipelines import expedia
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
@@ -99,7 +92,7 @@ def _esmm(config: BenchmarkConfig, records: str, model_dir: str, seed: int) -> d
 
 def _trees(records: str, seed: int) -> dict[str, float]:
     """Returns the AUCs of one forest for clicks and one for bookings of clicked hotels."""
-    schema = schema_file.load_schema(os.path.join(records, keys.SCHEMA_FILE))
+    schema = toml_file.load_schema(os.path.join(records, keys.SCHEMA_FILE))
     data = {
         split: _columns(schema, input_fn.find_source(records, split=split)) for split in _SPLITS
     }

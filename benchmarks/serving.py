@@ -42,7 +42,7 @@ from esmm_tf.config import (
 )
 from esmm_tf.errors import UserError
 from esmm_tf.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 from esmm_tf.serving_requests import Impression
 from pipelines import synthetic
 

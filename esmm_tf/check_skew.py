@@ -27,15 +27,15 @@ from esmm_tf import (
     model_card,
     model_directory,
     saved_model,
-    schema_file,
     skew,
     skew_causes,
 )
-from esmm_tf.columns import VocabularyColumn
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import tensor_names
 from esmm_tf.report_text import DASH
-from esmm_tf.schema import Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import VocabularyColumn
+from esmm_tf.schema.schema import Schema
 from esmm_tf.served_versions import LoadedVersion
 from esmm_tf.serving_config import SkewConfig
 from esmm_tf.serving_requests import Request
@@ -105,7 +105,7 @@ def load_export(export_dir: str, *, version: int) -> tuple[LoadedVersion, Export
                 "again with python -m esmm_tf.export."
             )
     loaded = LoadedVersion(path, number)
-    schema = _with_vocabularies_of(schema_file.load_schema(schema_path), path)
+    schema = _with_vocabularies_of(toml_file.load_schema(schema_path), path)
     card = files.read_json(
         card_path,
         version=model_card.FORMAT_VERSION,

@@ -7,8 +7,8 @@ import dataclasses
 from typing import Any
 
 from esmm_tf import keys
-from esmm_tf.columns import check_choice
 from esmm_tf.errors import UserError
+from esmm_tf.schema.columns import check_choice
 
 
 def setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A002 - a flag's word

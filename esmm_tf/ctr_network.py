@@ -8,7 +8,7 @@ from esmm_tf.method import Method
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.sampling import ScoreClicks
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 
 METHOD = "ctr"
 

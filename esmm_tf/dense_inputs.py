@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
-from esmm_tf.columns import FLOAT32, INT64, STRING, NumericColumn
 from esmm_tf.feature_columns import tensor_names
-from esmm_tf.schema import MANY, Feature, Schema
+from esmm_tf.schema.columns import FLOAT32, INT64, STRING, NumericColumn
+from esmm_tf.schema.schema import MANY, Feature, Schema
 
 # Stands for "no value". Weights of padding are not read.
 PADDING = {INT64: np.iinfo(np.int64).min, FLOAT32: np.nan, STRING: ""}

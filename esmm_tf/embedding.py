@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf.ragged import row_ids
-from esmm_tf.schema import Table
+from esmm_tf.schema.schema import Table
 
 
 class TableInitializer(tf_keras.initializers.Initializer):

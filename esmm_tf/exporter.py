@@ -17,13 +17,13 @@ from esmm_tf import (
     keys,
     model_card,
     saved_model,
-    schema_file,
     server_config,
     serving_requests,
     warmup,
 )
 from esmm_tf.errors import UserError
 from esmm_tf.model_directory import Settings, TrainedModel
+from esmm_tf.schema import toml_file
 from esmm_tf.served_versions import LoadedVersion
 from esmm_tf.serving_config import ExportConfig
 from esmm_tf.serving_requests import Impression
@@ -130,7 +130,7 @@ def _write_version(
         score=score,
     )
     _write_golden(directory, trained, impressions, score)
-    schema_file.save_schema(schema, os.path.join(directory, "assets.extra"), keys.SCHEMA_FILE)
+    toml_file.save_schema(schema, os.path.join(directory, "assets.extra"), keys.SCHEMA_FILE)
     card = model_card.build_card(
         trained,
         model_dir=config.model_dir,

@@ -12,7 +12,9 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys
-from esmm_tf.columns import (
+from esmm_tf.errors import UserError
+from esmm_tf.ragged import row_ids
+from esmm_tf.schema.columns import (
     INT64,
     BucketizedColumn,
     HashBucketColumn,
@@ -20,9 +22,7 @@ from esmm_tf.columns import (
     NumericColumn,
     VocabularyColumn,
 )
-from esmm_tf.errors import UserError
-from esmm_tf.ragged import row_ids
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.schema import Feature, Schema
 
 
 class Tokens(NamedTuple):

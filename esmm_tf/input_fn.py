@@ -12,7 +12,7 @@ from esmm_tf import console, group_batches, keys, manifest, parsing
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.sampling import LabelCounts, Sampler
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 
 _FRACTION_BUCKETS = 1_000_000
 _FRACTION_KEY = (0x65736D6D, 0x7466)

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from esmm_tf import exact_metrics, input_fn
-from esmm_tf.columns import BucketizedColumn
 from esmm_tf.findings import Finding
 from esmm_tf.numpy_batches import Batch, Rows, is_number, read_batches
-from esmm_tf.schema import MANY, Feature, Schema
+from esmm_tf.schema.columns import BucketizedColumn
+from esmm_tf.schema.schema import MANY, Feature, Schema
 from esmm_tf.tally import Tally, shorten_numbers
 
 MIN_POSITIVES = 20

@@ -21,7 +21,7 @@ from esmm_tf.model import (
     build_tower,
 )
 from esmm_tf.sampling import Sampling
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 
 _SEED_STRIDE = 1000
 

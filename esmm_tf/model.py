@@ -8,13 +8,13 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys, losses, metrics
-from esmm_tf.columns import NumericColumn
 from esmm_tf.config import ModelConfig
 from esmm_tf.embedding import FusedEmbedding
 from esmm_tf.feature_columns import CategoricalReader, scale_numeric
 from esmm_tf.losses import Labels, LossTerm, Outputs
 from esmm_tf.sampling import Sampling
-from esmm_tf.schema import CONTEXT, IMPRESSION, Feature, Schema
+from esmm_tf.schema.columns import NumericColumn
+from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Schema
 
 _HIGHEST_LOG_PCVR = -1e-6
 _LEAST_SHARE = 1e-6

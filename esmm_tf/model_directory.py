@@ -21,15 +21,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import files, keys, schema_file
+from esmm_tf import files, keys
 from esmm_tf.calibrated_model import build_calibrated
 from esmm_tf.calibration import FORMAT_VERSION as CALIBRATION_FORMAT
 from esmm_tf.calibration import Calibration, CalibrationMap
-from esmm_tf.columns import VocabularyColumn
 from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
-from esmm_tf.schema import Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import VocabularyColumn
+from esmm_tf.schema.schema import Schema
 
 FORMAT_VERSION = 1
 CHECKPOINTS = "checkpoints"
@@ -84,7 +85,7 @@ def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
     if os.path.exists(path):
         _check_same(load_settings(model_dir), settings, model_dir)
         _check_same_schema(schema, model_dir)
-    schema_file.save_schema(schema, model_dir, keys.SCHEMA_FILE)
+    toml_file.save_schema(schema, model_dir, keys.SCHEMA_FILE)
     tree = {"format_version": FORMAT_VERSION, **dataclasses.asdict(settings)}
     files.write_json(tree, path, sort_keys=True)
 
@@ -157,7 +158,7 @@ def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
 
 
 def _check_same_schema(schema: Schema, model_dir: str) -> None:
-    old = schema_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
+    old = toml_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
     if not is_same_schema(old, schema):
         raise UserError(
             f"{model_dir!r} holds a run with another schema. Give the same to resume it, or "
@@ -194,7 +195,7 @@ def load_model(model_dir: str, *, calibrated: bool = True) -> TrainedModel:
       UserError: if there is no model, or the maps were fitted for other weights than it has.
     """
     settings = load_settings(model_dir)
-    schema = schema_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
+    schema = toml_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
     path = tf.train.latest_checkpoint(os.path.join(model_dir, WEIGHTS))
     if path is None:
         raise UserError(

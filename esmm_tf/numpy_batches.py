@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import console, input_fn, keys
-from esmm_tf.columns import BucketizedColumn, NumericColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, Feature, Schema
+from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
+from esmm_tf.schema.schema import CONTEXT, Feature, Schema
 
 _BATCH_SIZE = 8192
 _SEED = 1

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, keys, manifest, parsing, schema_file
-from esmm_tf.columns import NumericColumn
+from esmm_tf import input_fn, keys, manifest, parsing
 from esmm_tf.config import InputConfig
-from esmm_tf.schema import Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import NumericColumn
+from esmm_tf.schema.schema import Schema
 
 DIRECTORY = "offending_batch"
 
@@ -88,7 +89,7 @@ def _write(
         with tf.io.TFRecordWriter(os.path.join(temporary, shard.file)) as writer:
             for group in serialized:
                 writer.write(group)
-    schema_file.save_schema(schema, temporary, keys.SCHEMA_FILE)
+    toml_file.save_schema(schema, temporary, keys.SCHEMA_FILE)
     manifest.write_manifest(found, temporary)
     shutil.rmtree(directory, ignore_errors=True)
     os.rename(temporary, directory)

@@ -14,7 +14,7 @@ from esmm_tf import files, input_fn, keys
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import build_scorer
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 
 Columns = Mapping[str, np.ndarray]
 

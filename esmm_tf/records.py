@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
-from esmm_tf.columns import FLOAT32, INT64
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Feature, Key, Schema
+from esmm_tf.schema.columns import FLOAT32, INT64
+from esmm_tf.schema.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Feature, Key, Schema
 
 Group = Mapping[str, Sequence[Any] | np.ndarray]
 

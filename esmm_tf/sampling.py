@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from esmm_tf import keys
 from esmm_tf.ragged import row_ids
-from esmm_tf.schema import CONTEXT, Schema
+from esmm_tf.schema.schema import CONTEXT, Schema
 
 Batch = dict[str, Any]
 ScoreClicks = Callable[[Mapping[str, Any]], tf.Tensor]

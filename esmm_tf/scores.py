@@ -13,7 +13,7 @@ from esmm_tf import input_fn, intervals, keys
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import build_scorer
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 from esmm_tf.slicing import SliceReader, Slices
 
 _LOGITS = (keys.CTR_LOGITS, keys.CVR_LOGITS)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from esmm_tf import dense_inputs, input_fn, records, saved_model
 from esmm_tf.dense_inputs import Widths
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 
 Request = Mapping[str, np.ndarray]
 

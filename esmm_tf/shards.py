@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import keys, manifest, records, schema_file
+from esmm_tf import keys, manifest, records
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.schema import Schema
 
 _GZIP = "GZIP"
 _TEMPORARY = ".tmp"
@@ -165,7 +166,7 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
             )
         splits = {split: self._named(split, found) for split, found in self._shards().items()}
         self._remove_strays()
-        schema_file.save_schema(self.schema, self.directory, keys.SCHEMA_FILE)
+        toml_file.save_schema(self.schema, self.directory, keys.SCHEMA_FILE)
         found = manifest.Manifest(
             schema_hash=self.schema.record_hash(),
             splits=splits,

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, keys, parsing, saved_model, schema_file, serving_requests
-from esmm_tf.columns import NumericColumn, VocabularyColumn
+from esmm_tf import dense_inputs, keys, parsing, saved_model, serving_requests
 from esmm_tf.feature_columns import CategoricalReader, scale_numeric, tensor_names
 from esmm_tf.model_directory import TrainedModel, is_same_schema
-from esmm_tf.schema import CONTEXT, Feature, Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
+from esmm_tf.schema.schema import CONTEXT, Feature, Schema
 from esmm_tf.serving_requests import Impression
 
 Scores = Mapping[str, np.ndarray]
@@ -72,7 +73,7 @@ def _describe_declarations(trained: Feature, exported: Feature) -> str:
 def _declared(feature: Feature) -> dict[str, Any]:
     """Returns the settings of a feature and of its column, with the lines of a vocabulary."""
     column = feature.column
-    kind = next(kind for kind, cls in schema_file.COLUMNS.items() if cls is type(column))
+    kind = next(kind for kind, cls in toml_file.COLUMNS.items() if cls is type(column))
     settings = {name: value for name, value in vars(feature).items() if name != "column"}
     settings["column.kind"] = kind
     settings |= {f"column.{name}": value for name, value in vars(column).items()}

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from esmm_tf import keys
-from esmm_tf.columns import BucketizedColumn, NumericColumn
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, MANY, Feature, Key, Schema
+from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
+from esmm_tf.schema.schema import CONTEXT, MANY, Feature, Key, Schema
 
 MISSING = "(missing)"
 MAX_VALUES = 10_000

@@ -23,7 +23,7 @@ from esmm_tf.config import GuardConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.sampling import Sampler
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 
 
 class Trainer:

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import ctr_network, data_guards, input_fn, keys, model_directory, schema_file
+from esmm_tf import ctr_network, data_guards, input_fn, keys, model_directory
 from esmm_tf.config import (
     GuardConfig,
     InputConfig,
@@ -22,7 +22,8 @@ from esmm_tf.model import EntireSpaceModel
 from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.optimizers import RowwiseAdam
 from esmm_tf.sampling import LabelCounts, Sampler, Sampling
-from esmm_tf.schema import Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.schema import Schema
 from esmm_tf.trainer import Trainer
 
 ESMM = MethodConfig()
@@ -43,7 +44,7 @@ def train(
     the same.
     """
     source = input_fn.find_source(train_config.train_files, split=keys.TRAIN)
-    schema = schema_file.load_schema(
+    schema = toml_file.load_schema(
         train_config.schema or os.path.join(source.directory, keys.SCHEMA_FILE)
     )
     input_fn.check_schema(source, schema)

@@ -12,10 +12,11 @@ import tempfile
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, keys, schema_file
+from esmm_tf import flags, keys
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Schema
 from esmm_tf.shards import DataSetWriter
 from pipelines import ali_ccp_checks, ali_ccp_rows, raw_files, vocabulary
 from pipelines.ali_ccp_groups import GroupBuilder
@@ -152,7 +153,7 @@ def _record_schema(config: AliCcpConfig) -> Schema:
     Without a context there is no user: its id is optional then, and groups are told apart by the
     common index.
     """
-    schema = schema_file.load_schema(config.schema)
+    schema = toml_file.load_schema(config.schema)
     ali_ccp_rows.check_schema(schema)
     schema = dataclasses.replace(schema, oracle=bool(config.oracle))
     if config.missing_contexts != "keep":

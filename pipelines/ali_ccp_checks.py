@@ -8,7 +8,7 @@ import numpy as np
 
 from esmm_tf import keys
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, IMPRESSION
+from esmm_tf.schema.schema import CONTEXT, IMPRESSION
 from pipelines.engine import Engine
 from pipelines.raw_files import Piece
 from pipelines.rejections import RejectedRows, check_share

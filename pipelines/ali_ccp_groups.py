@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from esmm_tf import keys, records
-from esmm_tf.schema import CONTEXT
+from esmm_tf.schema.schema import CONTEXT
 from pipelines.ali_ccp_rows import tokens_of
 from pipelines.ragged import Values
 from pipelines.splits import SPLIT

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from esmm_tf.columns import INT64
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, MANY, ONE, Schema
+from esmm_tf.schema.columns import INT64
+from esmm_tf.schema.schema import CONTEXT, MANY, ONE, Schema
 from pipelines import raw_files
 
 TOKEN = np.dtype([("field", "<u2"), ("id", "<i8"), ("value", "<f4")])

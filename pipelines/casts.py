@@ -5,7 +5,7 @@ sqlframe has no `Column.try_cast`; `F.expr` reads this SQL on every engine.
 
 import numpy as np
 
-from esmm_tf.columns import FLOAT32, INT64, STRING
+from esmm_tf.schema.columns import FLOAT32, INT64, STRING
 
 SQL_TYPES = {INT64: "bigint", FLOAT32: "double", STRING: "string"}
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)

@@ -6,7 +6,7 @@ from typing import Any
 
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 from esmm_tf.shards import DataSetWriter, check_keep_rate, check_output
 from pipelines import sampling
 

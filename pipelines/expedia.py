@@ -5,9 +5,10 @@ import pathlib
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, schema_file
+from esmm_tf import flags
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 from pipelines import casts, table_records
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 from pipelines.engine import Engine, open_engine
@@ -41,7 +42,7 @@ def convert(
         table_records.write_table(
             engine,
             with_features(engine, engine.read_csv(config.input)),
-            schema_file.load_schema(str(_SCHEMA)),
+            toml_file.load_schema(str(_SCHEMA)),
             layout=_LAYOUT,
             split=split,
             data_set=data_set,

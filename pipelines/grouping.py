@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from esmm_tf import keys, records
-from esmm_tf.columns import FLOAT32
-from esmm_tf.schema import CONTEXT, Feature, Key
+from esmm_tf.schema.columns import FLOAT32
+from esmm_tf.schema.schema import CONTEXT, Feature, Key
 from pipelines import sampling
 from pipelines.ragged import Values
 from pipelines.splits import SPLIT

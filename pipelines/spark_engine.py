@@ -24,7 +24,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 import esmm_tf.startup  # noqa: F401 - workers import this module before any that needs TensorFlow
 from esmm_tf import manifest, shards
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 from pipelines import spark_session
 from pipelines.config import EngineConfig
 from pipelines.engine import Batches, Report, ToGroups, header_columns

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from esmm_tf import files
-from esmm_tf.columns import STRING
+from esmm_tf.schema.columns import STRING
 
 FORMAT_VERSION = 1
 NUM_TOP_VALUES = 10

@@ -10,8 +10,8 @@ import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import console, flags, keys, records
-from esmm_tf.columns import INT64, IdentityColumn
-from esmm_tf.schema import ONE, Feature, Schema, Table
+from esmm_tf.schema.columns import INT64, IdentityColumn
+from esmm_tf.schema.schema import ONE, Feature, Schema, Table
 from esmm_tf.shards import DataSetWriter
 from pipelines import ali_ccp_fields, ali_ccp_raw, sampling
 from pipelines.exposure import Groups, Shop

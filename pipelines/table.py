@@ -5,9 +5,10 @@ import os
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, schema_file
+from esmm_tf import flags
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 from pipelines import table_records
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 from pipelines.engine import Engine, open_engine
@@ -60,7 +61,7 @@ def convert(
     config: TableConfig, split: SplitConfig, data_set: DataSetConfig, engine_config: EngineConfig
 ) -> None:
     """Writes a table of impressions, one a row, as groups that a schema describes."""
-    schema = schema_file.load_schema(config.schema)
+    schema = toml_file.load_schema(config.schema)
     with open_engine(engine_config) as engine:
         table_records.write_table(
             engine,

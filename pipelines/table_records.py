@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esmm_tf.errors import UserError
-from esmm_tf.schema import CONTEXT, Schema
+from esmm_tf.schema.schema import CONTEXT, Schema
 from pipelines import casts, splits
 from pipelines.config import DataSetConfig, SplitConfig
 from pipelines.engine import Engine

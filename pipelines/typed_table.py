@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from esmm_tf import keys
-from esmm_tf.columns import FLOAT32, INT64, STRING
 from esmm_tf.errors import UserError
-from esmm_tf.schema import IMPRESSION, MANY, ONE, Feature, Key, Schema
+from esmm_tf.schema.columns import FLOAT32, INT64, STRING
+from esmm_tf.schema.schema import IMPRESSION, MANY, ONE, Feature, Key, Schema
 from pipelines import casts
 from pipelines.engine import Engine
 

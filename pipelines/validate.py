@@ -9,11 +9,12 @@ import os
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, input_fn, keys, label_leaks, manifest, schema_file
+from esmm_tf import flags, input_fn, keys, label_leaks, manifest
 from esmm_tf.config import setting
 from esmm_tf.errors import UserError
 from esmm_tf.numpy_batches import read_batches
-from esmm_tf.schema import Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.schema import Schema
 from pipelines import drift, findings, report, statistics
 from pipelines.collector import Collector
 from pipelines.findings import ThresholdConfig
@@ -59,9 +60,7 @@ def main(config: ValidateConfig, thresholds: ThresholdConfig) -> None:
       SystemExit: with code 1 if there are findings.
     """
     source = find_split(config.data_dir, config.split)
-    schema = schema_file.load_schema(
-        config.schema or os.path.join(config.data_dir, keys.SCHEMA_FILE)
-    )
+    schema = toml_file.load_schema(config.schema or os.path.join(config.data_dir, keys.SCHEMA_FILE))
     baseline = load_baseline(config, schema)  # a wrong one is told before the data set is read
     described = describe(source, schema, measure_leaks=config.leaks)
     differences = drift.compare(described, baseline) if baseline is not None else None
@@ -135,7 +134,7 @@ def load_baseline(config: ValidateConfig, schema: Schema) -> statistics.DataStat
     directory = config.baseline or config.data_dir
     source = find_split(directory, config.baseline_split)
     if source.schema_hash != schema.record_hash():
-        schema = schema_file.load_schema(os.path.join(directory, keys.SCHEMA_FILE))
+        schema = toml_file.load_schema(os.path.join(directory, keys.SCHEMA_FILE))
     return describe(source, schema, measure_leaks=False)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from esmm_tf.columns import VocabularyColumn
-from esmm_tf.schema import Schema
+from esmm_tf.schema.columns import VocabularyColumn
+from esmm_tf.schema.schema import Schema
 from pipelines.ali_ccp_rows import tokens_of
 from pipelines.engine import Batches, Engine
 

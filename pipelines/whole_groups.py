@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from esmm_tf.records import Group
-from esmm_tf.schema import Schema
+from esmm_tf.schema.schema import Schema
 
 ORDER = "esmm_tf_order"
 

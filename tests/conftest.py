@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import columns, config, model_directory, shards
-from esmm_tf import schema as schema_lib
+from esmm_tf import config, model_directory, shards
 from esmm_tf.methods import load_method
+from esmm_tf.schema import columns
+from esmm_tf.schema import schema as schema_lib
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("tests")

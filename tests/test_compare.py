@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from esmm_tf import compare, shards
-from esmm_tf.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.config import CompareConfig, InputConfig, ModelConfig
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
+from esmm_tf.schema.schema import Feature, Schema
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCHEMA = Schema(

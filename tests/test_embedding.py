@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf.embedding import FusedEmbedding, TableInitializer
-from esmm_tf.schema import COMBINERS, Table
+from esmm_tf.schema.schema import COMBINERS, Table
 
 DIM = 3
 ITEM, SHOP = (Table(name="item"), 20), (Table(name="shop"), 7)

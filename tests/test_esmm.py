@@ -6,11 +6,11 @@ import sklearn.metrics
 import tensorflow as tf
 from shop_batch import FEATURES, ITEM, LABELS, SCHEMA, WEIGHT, build_model, one_batch
 
-from esmm_tf.columns import FLOAT32, INT64, NumericColumn
 from esmm_tf.config import ModelConfig
 from esmm_tf.methods import load_method
 from esmm_tf.optimizers import RowwiseAdam
-from esmm_tf.schema import IMPRESSION, Feature, Schema
+from esmm_tf.schema.columns import FLOAT32, INT64, NumericColumn
+from esmm_tf.schema.schema import IMPRESSION, Feature, Schema
 
 
 def loss_and_gradients(model, sample_weight=None):

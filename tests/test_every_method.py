@@ -16,7 +16,6 @@ from esmm_tf import (
     shards,
     training,
 )
-from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.config import (
     EvaluateConfig,
     GuardConfig,
@@ -27,7 +26,8 @@ from esmm_tf.config import (
     ScoreConfig,
     TrainConfig,
 )
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
+from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.serving_config import ExportConfig
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")

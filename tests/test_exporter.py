@@ -14,17 +14,10 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from esmm_tf import (
-    exporter,
-    input_fn,
-    model_directory,
-    prediction,
-    saved_model,
-    schema_file,
-    shards,
-)
+from esmm_tf import exporter, input_fn, model_directory, prediction, saved_model, shards
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 from esmm_tf.serving_config import ExportConfig
 
 SIGNATURES = ("serving_default", "pctr", "pcvr", "pctcvr", "predict_tensors", "rank", "regress")
@@ -98,7 +91,7 @@ def test_a_version_holds_the_model_and_what_belongs_to_it(exported):
 
 
 def test_the_schema_beside_the_model_is_the_models(exported, trained):
-    schema = schema_file.load_schema(str(exported / "assets.extra" / "schema.toml"))
+    schema = toml_file.load_schema(str(exported / "assets.extra" / "schema.toml"))
 
     assert model_directory.is_same_schema(schema, trained.schema)
 

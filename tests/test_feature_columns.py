@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf.columns import (
+from esmm_tf.errors import UserError
+from esmm_tf.feature_columns import (
+    CategoricalReader,
+    build_inputs,
+    scale_numeric,
+    tensor_names,
+)
+from esmm_tf.schema.columns import (
     FLOAT32,
     INT64,
     STRING,
@@ -14,14 +21,7 @@ from esmm_tf.columns import (
     NumericColumn,
     VocabularyColumn,
 )
-from esmm_tf.errors import UserError
-from esmm_tf.feature_columns import (
-    CategoricalReader,
-    build_inputs,
-    scale_numeric,
-    tensor_names,
-)
-from esmm_tf.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
+from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 

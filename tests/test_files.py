@@ -49,7 +49,7 @@ def test_another_format_is_refused(tmp_path):
     path = tmp_path / "tree.json"
     path.write_text('{"format_version": 2}')
 
-    with pytest.raises(UserError, match="has format_version 2; this release reads 1. Train again."):
+    with pytest.raises(UserError, match=r"has format_version 2; this release reads 1\. Train"):
         read(path, version=1)
 
 
@@ -64,9 +64,8 @@ def test_a_write_that_fails_keeps_the_older_file(tmp_path):
     path = str(tmp_path / "a.txt")
     files.write_text(path, "old")
 
-    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
-        files.write_text(temporary, "half")
-        raise RuntimeError
+    with pytest.raises(IsADirectoryError), files.replacing(path):
+        files.write_text(str(tmp_path), "half")
 
     with files.open_file(path, "r") as file:
         assert file.read() == "old"
@@ -83,5 +82,5 @@ def test_arrays_are_read_as_they_were_written(tmp_path):
 
 def test_a_path_with_a_scheme_goes_through_tensorflow():
     assert files.is_remote("s3://bucket/a.json")
-    assert not files.is_remote("/tmp/a.json")
+    assert not files.is_remote("directory/a.json")
     assert not files.exists("ram://nothing/here")

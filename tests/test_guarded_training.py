@@ -23,9 +23,9 @@ from esmm_tf import (
     training,
     training_data,
 )
-from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
+from esmm_tf.schema.schema import Feature, Schema
 
 SCHEMA = Schema(
     name="tiny",

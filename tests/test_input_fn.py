@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from esmm_tf import group_batches, input_fn, shards
-from esmm_tf.columns import IdentityColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import IdentityColumn
+from esmm_tf.schema.schema import Feature, Schema
 
 FIRST_SHARD = "train-00000-of-00003.tfrecord"
 

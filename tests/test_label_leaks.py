@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from esmm_tf import columns, config, input_fn, label_leaks, numpy_batches, shards
-from esmm_tf import schema as schema_lib
+from esmm_tf import config, input_fn, label_leaks, numpy_batches, shards
+from esmm_tf.schema import columns
+from esmm_tf.schema import schema as schema_lib
 from pipelines.findings import ThresholdConfig
 
 NUM_GROUPS = 600

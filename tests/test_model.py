@@ -3,7 +3,6 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
 from esmm_tf.config import ModelConfig
 from esmm_tf.model import (
     EntireSpaceModel,
@@ -12,7 +11,8 @@ from esmm_tf.model import (
     TowerLogits,
     build_tower,
 )
-from esmm_tf.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema, Table
+from esmm_tf.schema.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
+from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema, Table
 
 IDS = IdentityColumn(vocabulary_size=4)
 

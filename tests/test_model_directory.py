@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from esmm_tf import model_directory
-from esmm_tf.columns import IdentityColumn, VocabularyColumn
 from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
+from esmm_tf.schema.columns import IdentityColumn, VocabularyColumn
 
 
 def build_settings(directory, *, model=None, optimizer=None, reading=None, method=None, **settings):

@@ -10,9 +10,9 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from esmm_tf import parsing, records
-from esmm_tf.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Labels, Schema
+from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
+from esmm_tf.schema.schema import Feature, Labels, Schema
 
 INT64 = st.integers(min_value=-(2**63), max_value=2**63 - 1)
 FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from esmm_tf import input_fn, offending_batch, parsing, shards
-from esmm_tf.columns import IdentityColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.input_fn import Subset
 from esmm_tf.sampling import Sampler, Sampling
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import IdentityColumn
+from esmm_tf.schema.schema import Feature, Schema
 
 SCHEMA = Schema(
     name="tiny",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from esmm_tf import input_fn, model_directory, shards, training
-from esmm_tf.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.config import (
     GuardConfig,
     InputConfig,
@@ -16,7 +15,8 @@ from esmm_tf.config import (
     TrainConfig,
 )
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
+from esmm_tf.schema.schema import Feature, Schema
 
 SHELF = Schema(
     name="shelf",

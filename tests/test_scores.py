@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import evaluation, input_fn, shards
-from esmm_tf.columns import IdentityColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Key, Labels, Schema
+from esmm_tf.schema.columns import IdentityColumn
+from esmm_tf.schema.schema import Feature, Key, Labels, Schema
 from esmm_tf.scores import Scores, collect_scores, ctcvr_logits
 
 CLICK = np.array([1, 1, 0, 1, 0], np.uint8)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import columns, dense_inputs, input_fn, records, serving_requests
+from esmm_tf import dense_inputs, input_fn, records, serving_requests
+from esmm_tf.schema import columns
 from esmm_tf.serving_requests import Impression
 
 

@@ -5,8 +5,9 @@ import re
 import pytest
 import tensorflow as tf
 
-from esmm_tf import manifest, schema_file, shards
+from esmm_tf import manifest, shards
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 
 
 def file_names(directory):
@@ -119,7 +120,7 @@ def test_a_keep_rate_is_a_probability_above_0(tmp_path, schema, rate):
 
 
 def test_the_schema_lies_beside_the_records(data_set, schema):
-    assert schema_file.load_schema(str(data_set / "schema.toml")) == schema
+    assert toml_file.load_schema(str(data_set / "schema.toml")) == schema
 
 
 def test_the_same_groups_make_the_same_files(tmp_path, schema, build_group):

@@ -5,16 +5,16 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import parsing, records, slicing
-from esmm_tf.columns import (
+from esmm_tf.errors import UserError
+from esmm_tf.feature_columns import CategoricalReader
+from esmm_tf.schema.columns import (
     BucketizedColumn,
     HashBucketColumn,
     IdentityColumn,
     NumericColumn,
     VocabularyColumn,
 )
-from esmm_tf.errors import UserError
-from esmm_tf.feature_columns import CategoricalReader
-from esmm_tf.schema import Feature, Key, Schema
+from esmm_tf.schema.schema import Feature, Key, Schema
 from esmm_tf.slicing import SliceReader
 
 HASHED = HashBucketColumn(hash_buckets=9)

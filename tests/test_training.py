@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import callbacks, input_fn, model_directory, schema_file, shards, trainer, training
-from esmm_tf.columns import HashBucketColumn, IdentityColumn
+from esmm_tf import callbacks, input_fn, model_directory, shards, trainer, training
 from esmm_tf.config import GuardConfig, InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
-from esmm_tf.schema import Feature, Labels, Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
+from esmm_tf.schema.schema import Feature, Labels, Schema
 
 SCHEMA = Schema(
     name="tiny",
@@ -153,7 +154,7 @@ def test_settings_and_schema_of_a_run_can_be_read(data, finished):
         deterministic=True,
     )
     assert settings.input.batch_size == 6
-    assert schema_file.load_schema(str(finished / "schema.toml")) == SCHEMA
+    assert toml_file.load_schema(str(finished / "schema.toml")) == SCHEMA
 
 
 def test_history_has_the_metrics_of_each_epoch_and_split(data, finished):
@@ -370,7 +371,7 @@ def test_the_example_weight_of_the_records_scales_the_loss(tmp_path):
 
 def test_records_of_another_schema_are_refused(data, tmp_path):
     schema = Schema(name="other", features=SCHEMA.features[:1])
-    schema_file.save_schema(schema, str(tmp_path), "other.toml")
+    toml_file.save_schema(schema, str(tmp_path), "other.toml")
 
     with pytest.raises(UserError, match=f"{data}' were written with schema hash"):
         train(data, tmp_path / "model", schema=str(tmp_path / "other.toml"))
@@ -407,11 +408,11 @@ def test_a_schema_with_other_columns_than_the_one_beside_the_records_is_used(
         Feature(name="item", side="impression", dtype="int64", column=column),
     )
     schema = Schema(name="small", features=features, labels=SCHEMA.labels)
-    schema_file.save_schema(schema, str(tmp_path), "small.toml")
+    toml_file.save_schema(schema, str(tmp_path), "small.toml")
 
     train(data, tmp_path / "model", schema=str(tmp_path / "small.toml"), validate=False)
 
-    assert schema_file.load_schema(str(tmp_path / "model" / "schema.toml")) == schema
+    assert toml_file.load_schema(str(tmp_path / "model" / "schema.toml")) == schema
 
 
 def test_summary_tells_each_auc_that_is_defined_with_its_space_and_its_positives():

@@ -7,12 +7,12 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import input_fn, manifest, shards
-from esmm_tf.columns import IdentityColumn
 from esmm_tf.config import InputConfig
 from esmm_tf.input_fn import Subset
 from esmm_tf.methods import load_method
 from esmm_tf.sampling import Sampler
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import IdentityColumn
+from esmm_tf.schema.schema import Feature, Schema
 
 # The data set `train` of conftest: of samples 0 to 38 the even ones are clicked, every second of
 # these converts.

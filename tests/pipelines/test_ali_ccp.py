@@ -31,8 +31,9 @@ from ali_ccp_files import (
 )
 
 from esmm_tf import config as config_lib
-from esmm_tf import exporter, flags, manifest, model_directory, schema_file, shards, training
+from esmm_tf import exporter, flags, manifest, model_directory, shards, training
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 from esmm_tf.serving_config import ExportConfig
 from pipelines import ali_ccp, ali_ccp_rows, exposure, raw_files, synthetic, synthetic_log
 from pipelines.config import DataSetConfig, EngineConfig
@@ -156,7 +157,7 @@ def groups(data_dir):
 @pytest.mark.parametrize("engine", ["duckdb", SPARK])
 def test_every_token_of_the_raw_files_is_in_the_records(raw_dir, data_sets, engine):
     directory = data_sets(engine)
-    schema = schema_file.load_schema(str(directory / "schema.toml"))
+    schema = toml_file.load_schema(str(directory / "schema.toml"))
     groups = read_groups(directory)
     for part, splits in (("train", ("train", "validation")), ("test", ("test",))):
         raw = raw_tokens(raw_dir, part)
@@ -272,7 +273,7 @@ def test_the_order_is_shuffled_across_shards(raw_dir, groups):
 
 
 def test_vocabularies_hold_what_is_frequent_in_the_training_split(data_dir, groups):
-    schema = schema_file.load_schema(str(data_dir / "schema.toml"))
+    schema = toml_file.load_schema(str(data_dir / "schema.toml"))
     counts = collections.defaultdict(collections.Counter)
     for group in (group for group in groups if group.split == "train"):
         for feature in schema.features:
@@ -443,7 +444,7 @@ def test_groups_are_cut_after_impressions_are_left_out(sampled):
 
 
 def test_vocabularies_hold_what_is_frequent_among_what_is_kept(sampled):
-    schema = schema_file.load_schema(str(sampled("duckdb") / "schema.toml"))
+    schema = toml_file.load_schema(str(sampled("duckdb") / "schema.toml"))
     groups = [group for group in read_groups(sampled("duckdb")) if group.split == "train"]
     for name in ("205", "101"):  # of an impression, and of a context
         counts = collections.Counter()
@@ -640,7 +641,7 @@ def test_parts_with_the_same_index_and_sample_have_their_own_truth(strict_dir):
 
 
 def test_ids_only_of_the_test_or_of_rejected_rows_are_in_no_vocabulary(strict_dir):
-    schema = schema_file.load_schema(str(strict_dir / "schema.toml"))
+    schema = toml_file.load_schema(str(strict_dir / "schema.toml"))
 
     users = pathlib.Path(schema.field("101").column.file).read_text().split()
     scenes = pathlib.Path(schema.field("301").column.file).read_text().split()
@@ -707,7 +708,7 @@ def test_sampling_leaves_rejections_and_anomalies_as_they_are(messy_dir, lenient
 
 
 def test_groups_without_a_user_are_told_apart_by_their_common_index(lenient_dir):
-    schema = schema_file.load_schema(str(lenient_dir / "schema.toml"))
+    schema = toml_file.load_schema(str(lenient_dir / "schema.toml"))
 
     assert schema.group_key == "common_feature_index"
     assert schema.field("101").values == "optional"
@@ -715,10 +716,8 @@ def test_groups_without_a_user_are_told_apart_by_their_common_index(lenient_dir)
 
 
 def test_hash_keeps_the_columns_of_the_schema(lenient_dir):
-    shipped = schema_file.load_schema(
-        ali_ccp.AliCcpConfig(skeleton="s", common_features="c").schema
-    )
-    schema = schema_file.load_schema(str(lenient_dir / "schema.toml"))
+    shipped = toml_file.load_schema(ali_ccp.AliCcpConfig(skeleton="s", common_features="c").schema)
+    schema = toml_file.load_schema(str(lenient_dir / "schema.toml"))
 
     assert [f.column for f in schema.features] == [f.column for f in shipped.features]
     assert not (lenient_dir / "vocabularies").exists()
@@ -983,7 +982,7 @@ def test_empty_files_are_told(tmp_path):
 def test_a_schema_with_a_float_feature_is_refused(small, schema, tmp_path):
     features = tuple(f for f in schema.features if f.name in ("user", "price"))
     changed = dataclasses.replace(schema, features=features, tables=(), carry=())
-    schema_file.save_schema(changed, str(tmp_path), "schema.toml")
+    toml_file.save_schema(changed, str(tmp_path), "schema.toml")
 
     with pytest.raises(UserError, match=r"Feature 'price' has dtype 'float32'. Ali-CCP's ids are"):
         convert(small | {"schema": str(tmp_path / "schema.toml")}, tmp_path / "data")

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from esmm_tf import records
-from esmm_tf.columns import HashBucketColumn
-from esmm_tf.schema import Feature, Key, Schema
+from esmm_tf.schema.columns import HashBucketColumn
+from esmm_tf.schema.schema import Feature, Key, Schema
 from pipelines import ali_ccp_groups, ali_ccp_rows
 
 HASHED = HashBucketColumn(hash_buckets=100)

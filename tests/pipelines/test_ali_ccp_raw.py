@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import manifest, schema_file
+from esmm_tf import manifest
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 from pipelines import ali_ccp_fields, ali_ccp_raw, exposure, synthetic, world
 
 SCHEMA = str(pathlib.Path(__file__).parents[2] / "tfrecords_schema" / "ali_ccp.toml")
@@ -583,7 +584,7 @@ def test_context_indices_are_16_digits_different_for_each_context_and_seed():
 
 
 def test_the_schema_of_ali_ccp_is_that_of_simulated_records_but_for_columns_keys_and_truth():
-    schema = schema_file.load_schema(SCHEMA)
+    schema = toml_file.load_schema(SCHEMA)
     simulated = synthetic.build_schema(build_config("unused").sizes())
 
     columns = [feature.column for feature in simulated.features]
@@ -604,7 +605,7 @@ def test_the_schema_of_ali_ccp_is_that_of_simulated_records_but_for_columns_keys
 
 @pytest.mark.parametrize("field", ali_ccp_fields.FIELDS, ids=lambda field: field.name)
 def test_the_schema_of_ali_ccp_has_more_buckets_than_a_field_has_ids(field):
-    schema = schema_file.load_schema(SCHEMA)
+    schema = toml_file.load_schema(SCHEMA)
 
     feature = schema.field(field.name)
 

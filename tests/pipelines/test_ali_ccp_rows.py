@@ -12,9 +12,9 @@ import pytest
 from ali_ccp_files import join_tokens, to_bytes
 from hypothesis import strategies as st
 
-from esmm_tf.columns import HashBucketColumn, NumericColumn
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Schema
+from esmm_tf.schema.columns import HashBucketColumn, NumericColumn
+from esmm_tf.schema.schema import Feature, Schema
 from pipelines import ali_ccp_rows, raw_files
 
 HASHED = HashBucketColumn(hash_buckets=100)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, manifest, schema_file
+from esmm_tf import input_fn, manifest
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 from pipelines import expedia
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
@@ -264,13 +265,13 @@ def test_the_manifest_names_the_command_and_its_settings(converted, log):
 
 
 def test_input_fn_parses_the_searches_with_their_own_schema(converted):
-    schema = schema_file.load_schema(str(converted / "schema.toml"))
+    schema = toml_file.load_schema(str(converted / "schema.toml"))
     source = input_fn.find_source(str(converted), split="test")
     input_fn.check_schema(source, schema)
 
     (batch,) = input_fn.build_dataset(source, schema, InputConfig(), carry=True)
 
-    assert schema == schema_file.load_schema(str(ROOT / "tfrecords_schema" / "expedia.toml"))
+    assert schema == toml_file.load_schema(str(ROOT / "tfrecords_schema" / "expedia.toml"))
     by_hotel = dict(
         zip(batch["carry"]["prop_id"].numpy(), batch["labels"]["click"].numpy(), strict=True)
     )

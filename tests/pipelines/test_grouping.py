@@ -5,8 +5,8 @@ import collections
 import pytest
 
 from esmm_tf import records
-from esmm_tf.columns import HashBucketColumn, NumericColumn
-from esmm_tf.schema import Feature, Key, Labels, Schema
+from esmm_tf.schema.columns import HashBucketColumn, NumericColumn
+from esmm_tf.schema.schema import Feature, Key, Labels, Schema
 from pipelines import grouping, table_records
 from pipelines.config import SplitConfig
 from pipelines.duckdb_engine import DuckDBEngine, F

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from esmm_tf import columns, manifest, records, shards
-from esmm_tf import schema as schema_lib
+from esmm_tf import manifest, records, shards
 from esmm_tf.errors import UserError
+from esmm_tf.schema import columns
+from esmm_tf.schema import schema as schema_lib
 from pipelines.config import EngineConfig
 from pipelines.engine import open_engine
 

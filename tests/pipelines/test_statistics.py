@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from esmm_tf import columns, input_fn, numpy_batches, shards
-from esmm_tf import schema as schema_lib
+from esmm_tf import input_fn, numpy_batches, shards
 from esmm_tf.errors import UserError
+from esmm_tf.schema import columns
+from esmm_tf.schema import schema as schema_lib
 from pipelines import statistics
 from pipelines.collector import Collector
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, manifest, parsing, schema_file
+from esmm_tf import input_fn, manifest, parsing
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
+from esmm_tf.schema import toml_file
 from pipelines import ali_ccp_fields, exposure, synthetic, world
 
 SPLITS = ("train", "validation", "test")
@@ -151,7 +152,7 @@ def test_the_truth_varies_as_its_strength_says(log):
 
 
 def test_ids_stay_below_the_sizes_that_the_schema_states(log, log_dir):
-    schema = schema_file.load_schema(str(log_dir / "schema.toml"))
+    schema = toml_file.load_schema(str(log_dir / "schema.toml"))
 
     for feature in schema.features:
         values = np.concatenate([group.get(feature.name, []) for group in log])
@@ -234,7 +235,7 @@ def test_the_same_seed_writes_the_same_bytes(generate, small_dir, tmp_path):
 
 def impressions(directory, split):
     """Returns what stands in the log of each impression but its context, a line of text each."""
-    schema = schema_file.load_schema(str(directory / "schema.toml"))
+    schema = toml_file.load_schema(str(directory / "schema.toml"))
     found = []
     for group in read_groups(directory, split):
         columns = [group[key].tolist() for key in ("click", "conversion", "oracle_pctr")]
@@ -354,7 +355,7 @@ def test_a_longer_log_of_the_same_world_begins_with_the_shorter_one(generate, tm
 
 def test_input_fn_parses_the_log_with_its_own_schema(small_dir):
     groups = read_groups(small_dir, "train")
-    schema = schema_file.load_schema(str(small_dir / "schema.toml"))
+    schema = toml_file.load_schema(str(small_dir / "schema.toml"))
     source = input_fn.find_source(str(small_dir), split="train")
     input_fn.check_schema(source, schema)
 
@@ -371,7 +372,7 @@ def test_input_fn_parses_the_log_with_its_own_schema(small_dir):
 
 
 def test_neither_truth_nor_labels_are_inputs_of_the_model(small_dir):
-    schema = schema_file.load_schema(str(small_dir / "schema.toml"))
+    schema = toml_file.load_schema(str(small_dir / "schema.toml"))
     serialized = list(tf.data.TFRecordDataset(str(next(small_dir.glob("train-*")))))
 
     inputs = parsing.parse_groups(tf.stack(serialized), schema)["features"]

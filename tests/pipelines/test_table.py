@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from esmm_tf import flags, input_fn, manifest, schema_file
-from esmm_tf.columns import HashBucketColumn, NumericColumn
+from esmm_tf import flags, input_fn, manifest
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Key, Labels, Schema
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import HashBucketColumn, NumericColumn
+from esmm_tf.schema.schema import Feature, Key, Labels, Schema
 from pipelines import table
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
@@ -106,7 +107,7 @@ def convert(tmp_path):
     """Returns a function of rows and settings that makes a data set and returns its directory."""
 
     def convert(rows, schema=SHOP, *, engine="duckdb", split=None, **settings):
-        schema_file.save_schema(schema, str(tmp_path), "my.toml")
+        toml_file.save_schema(schema, str(tmp_path), "my.toml")
         if not isinstance(rows, str):
             rows = write_parquet(tmp_path / "log.parquet", rows)
         fields = {field.name for field in dataclasses.fields(DataSetConfig)}
@@ -701,7 +702,7 @@ def test_input_fn_parses_what_was_written(convert):
     rows = [GOOD | {"request": f"r{place % 3}", "item": place} for place in range(9)]
     directory = convert(rows)
 
-    schema = schema_file.load_schema(str(directory / "schema.toml"))
+    schema = toml_file.load_schema(str(directory / "schema.toml"))
     source = input_fn.find_source(str(directory), split="train")
     input_fn.check_schema(source, schema)
     (batch,) = input_fn.build_dataset(source, schema, InputConfig(), carry=True)
@@ -715,7 +716,7 @@ def test_input_fn_parses_what_was_written(convert):
 
 @pytest.mark.slow
 def test_table_runs_from_the_command_line(tmp_path):
-    schema_file.save_schema(SHOP, str(tmp_path), "my.toml")
+    toml_file.save_schema(SHOP, str(tmp_path), "my.toml")
     for place in range(2):
         write_parquet(tmp_path / f"{place}.parquet", [GOOD | {"request": str(place)}] * 3)
     settings = {"input": "*.parquet", "schema": "my.toml", "output_dir": "out", "test_share": 0}

@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from esmm_tf import columns, flags, schema_file, shards
-from esmm_tf import schema as schema_lib
+from esmm_tf import flags, shards
+from esmm_tf.schema import columns, toml_file
+from esmm_tf.schema import schema as schema_lib
 from pipelines import statistics, validate
 from pipelines.findings import ThresholdConfig
 
@@ -424,7 +425,7 @@ def test_a_schema_with_other_columns_reads_both_data_sets(healthy, tmp_path, fou
         SCHEMA.features[1], column=columns.VocabularyColumn(values=("brand 1",))
     )
     schema = dataclasses.replace(SCHEMA, features=(SCHEMA.features[0], brand, *SCHEMA.features[2:]))
-    schema_file.save_schema(schema, str(tmp_path), "schema.toml")
+    toml_file.save_schema(schema, str(tmp_path), "schema.toml")
 
     code, findings = found(
         healthy, f"schema={tmp_path / 'schema.toml'}", "baseline_split=test", "leaks=false"

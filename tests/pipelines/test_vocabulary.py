@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from esmm_tf import schema_file
-from esmm_tf.columns import HashBucketColumn, VocabularyColumn
-from esmm_tf.schema import Feature, Schema, Table
+from esmm_tf.schema import toml_file
+from esmm_tf.schema.columns import HashBucketColumn, VocabularyColumn
+from esmm_tf.schema.schema import Feature, Schema, Table
 from pipelines import ali_ccp_rows, vocabulary
 from pipelines.config import EngineConfig
 from pipelines.engine import open_engine
@@ -114,8 +114,8 @@ def test_parts_counted_one_by_one_give_the_same_vocabulary(build, monkeypatch):
 def test_the_schema_is_saved_and_loaded_with_its_vocabularies(build, tmp_path):
     schema = build(1)
 
-    schema_file.save_schema(schema, str(tmp_path / "data"), "schema.toml")
-    loaded = schema_file.load_schema(str(tmp_path / "data" / "schema.toml"))
+    toml_file.save_schema(schema, str(tmp_path / "data"), "schema.toml")
+    loaded = toml_file.load_schema(str(tmp_path / "data" / "schema.toml"))
 
     assert loaded.record_hash() == schema.record_hash()
     assert read(loaded, "visited") == read(loaded, "shown") == "11\n10\n12\n"

@@ -16,7 +16,6 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from esmm_tf import (
     check_skew,
-    columns,
     config,
     exporter,
     flags,
@@ -27,10 +26,11 @@ from esmm_tf import (
     skew,
     skew_causes,
 )
-from esmm_tf import schema as schema_lib
 from esmm_tf.calibration import Calibration, Platt
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
+from esmm_tf.schema import columns
+from esmm_tf.schema import schema as schema_lib
 from esmm_tf.serving_config import ExportConfig, SkewConfig
 from esmm_tf.skew import Comparison
 

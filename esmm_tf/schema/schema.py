@@ -10,7 +10,8 @@ import json
 from typing import ClassVar, Literal
 
 from esmm_tf import keys
-from esmm_tf.columns import (
+from esmm_tf.errors import UserError
+from esmm_tf.schema.columns import (
     DTYPES,
     INT64,
     STRING,
@@ -20,7 +21,6 @@ from esmm_tf.columns import (
     check_choice,
     check_positive,
 )
-from esmm_tf.errors import UserError
 
 CONTEXT: Literal["context"] = "context"
 IMPRESSION: Literal["impression"] = "impression"

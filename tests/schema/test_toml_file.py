@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from esmm_tf import columns, schema_file
-from esmm_tf import schema as schema_lib
 from esmm_tf.errors import UserError
+from esmm_tf.schema import columns, toml_file
+from esmm_tf.schema import schema as schema_lib
 
-README = pathlib.Path(__file__).parents[1] / "tfrecords_schema" / "README.md"
+README = pathlib.Path(__file__).parents[2] / "tfrecords_schema" / "README.md"
 
 MINIMAL = """
 format_version = 1
@@ -31,7 +31,7 @@ def load(tmp_path):
     def load_text(text):
         path = tmp_path / "shop.toml"
         path.write_text(text, encoding="utf-8")
-        return schema_file.load_schema(str(path))
+        return toml_file.load_schema(str(path))
 
     return load_text
 
@@ -136,9 +136,9 @@ def test_a_vocabulary_file_is_found_beside_the_schema_and_its_lines_are_counted(
 
 
 def test_saving_and_loading_gives_the_same_schema(schema, tmp_path):
-    schema_file.save_schema(schema, str(tmp_path), "schema.toml")
+    toml_file.save_schema(schema, str(tmp_path), "schema.toml")
 
-    loaded = schema_file.load_schema(str(tmp_path / "schema.toml"))
+    loaded = toml_file.load_schema(str(tmp_path / "schema.toml"))
 
     assert loaded == schema
 
@@ -146,11 +146,11 @@ def test_saving_and_loading_gives_the_same_schema(schema, tmp_path):
 def test_saving_copies_a_vocabulary_file_so_that_the_directory_can_move(load, tmp_path):
     (tmp_path / "items.txt").write_text("ä\nb\n", encoding="utf-8")
     schema = load(with_column('kind = "vocabulary", file = "items.txt"', dtype="string"))
-    schema_file.save_schema(schema, str(tmp_path / "saved"), "schema.toml")
+    toml_file.save_schema(schema, str(tmp_path / "saved"), "schema.toml")
     (tmp_path / "items.txt").unlink()
     moved = (tmp_path / "saved").rename(tmp_path / "moved")
 
-    loaded = schema_file.load_schema(str(moved / "schema.toml"))
+    loaded = toml_file.load_schema(str(moved / "schema.toml"))
 
     copied = moved / "vocabularies" / "item.txt"
     assert copied.read_bytes() == "ä\nb\n".encode()
@@ -160,7 +160,7 @@ def test_saving_copies_a_vocabulary_file_so_that_the_directory_can_move(load, tm
 
 
 def test_saving_leaves_no_temporary_file(schema, tmp_path):
-    schema_file.save_schema(schema, str(tmp_path), "schema.toml")
+    toml_file.save_schema(schema, str(tmp_path), "schema.toml")
 
     assert [path.name for path in tmp_path.iterdir()] == ["schema.toml"]
 
@@ -425,7 +425,7 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
 
     with pytest.raises(UserError, match=r"is not a TOML file: .*utf-8.* Mend the syntax there."):
-        schema_file.load_schema(str(path))
+        toml_file.load_schema(str(path))
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
@@ -433,7 +433,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     message = f"Cannot read schema '{path}': No such file or directory. Check --schema."
 
     with pytest.raises(UserError, match=re.escape(message)):
-        schema_file.load_schema(path)
+        toml_file.load_schema(path)
 
 
 @pytest.mark.parametrize(
@@ -470,9 +470,7 @@ def test_the_example_in_the_documentation_loads(load):
 
     schema = load(example)
 
-    assert {type(feature.column) for feature in schema.features} == set(
-        schema_file.COLUMNS.values()
-    )
+    assert {type(feature.column) for feature in schema.features} == set(toml_file.COLUMNS.values())
     assert schema.group_key is not None
     assert schema.keys
     assert schema.tables
@@ -486,7 +484,7 @@ def test_the_example_in_the_documentation_loads(load):
         schema_lib.Labels,
         schema_lib.Schema,
         schema_lib.Table,
-        *schema_file.COLUMNS.values(),
+        *toml_file.COLUMNS.values(),
     ],
 )
 def test_the_documentation_names_every_key_of_the_file(cls):
@@ -510,7 +508,7 @@ def test_the_documentation_names_every_key_of_the_file(cls):
         columns.OUT_OF_VOCABULARY,
         schema_lib.CATEGORICAL_MISSING,
         schema_lib.NUMERIC_MISSING,
-        tuple(schema_file.COLUMNS),
+        tuple(toml_file.COLUMNS),
     ],
 )
 def test_the_documentation_names_every_allowed_value(choices):

@@ -12,9 +12,10 @@ from typing import Any
 
 import tomli_w
 
-from esmm_tf import columns, files
-from esmm_tf import schema as schema_lib
+from esmm_tf import files
 from esmm_tf.errors import UserError
+from esmm_tf.schema import columns
+from esmm_tf.schema import schema as schema_lib
 
 FORMAT_VERSION = 1
 VOCABULARY_DIRECTORY = "vocabularies"

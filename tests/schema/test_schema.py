@@ -5,15 +5,15 @@ import math
 
 import pytest
 
-from esmm_tf.columns import (
+from esmm_tf.errors import UserError
+from esmm_tf.schema.columns import (
     BucketizedColumn,
     HashBucketColumn,
     IdentityColumn,
     NumericColumn,
     VocabularyColumn,
 )
-from esmm_tf.errors import UserError
-from esmm_tf.schema import Feature, Key, Labels, Schema, Table
+from esmm_tf.schema.schema import Feature, Key, Labels, Schema, Table
 
 
 def build_feature(**fields):
