@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import exact_metrics, flags, input_fn, keys, model_directory, training
+from esmm_tf import flags, input_fn, keys, model_directory, training
 from esmm_tf.config import (
     GuardConfig,
     InputConfig,
@@ -22,6 +22,7 @@ from esmm_tf.config import (
     TrainConfig,
     setting,
 )
+from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import CONTEXT, Schema
@@ -137,7 +138,7 @@ def _aucs(test: Arrays, *, ctr: np.ndarray, cvr: np.ndarray, ctcvr: np.ndarray) 
     logged = clicked & (test["random_bool"] == 0)
 
     def auc(scores: np.ndarray, labels: np.ndarray, space: np.ndarray) -> float:
-        return exact_metrics.weighted_auc(scores[space], labels[space], 1 - labels[space])
+        return exact.weighted_auc(scores[space], labels[space], 1 - labels[space])
 
     everywhere = np.ones_like(clicked)
     values = (

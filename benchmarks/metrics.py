@@ -17,9 +17,10 @@ import numpy as np
 from sklearn import metrics as reference
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import evaluation, exact_metrics, flags, intervals, scores
+from esmm_tf import evaluation, flags, scores
 from esmm_tf.config import setting
-from esmm_tf.ranking import Ranking
+from esmm_tf.metrics import exact, intervals
+from esmm_tf.metrics.ranking import Ranking
 
 _SEED = 1
 
@@ -112,11 +113,11 @@ def _reference_auc(found: scores.Scores) -> float:
 
 
 def _auc(found: scores.Scores) -> float:
-    return exact_metrics.weighted_auc(found.ctr_logits, found.click, 1 - found.click)
+    return exact.weighted_auc(found.ctr_logits, found.click, 1 - found.click)
 
 
 def _auc_with_interval(found: scores.Scores) -> float:
-    value, influence = exact_metrics.auc(Ranking(found.ctr_logits, found.click, 1 - found.click))
+    value, influence = exact.auc(Ranking(found.ctr_logits, found.click, 1 - found.click))
     estimate = intervals.Estimate(
         value=value,
         influence=intervals.clusters_of(found.group_numbers).sum(influence),

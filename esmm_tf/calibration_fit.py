@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esmm_tf import exact_metrics, keys
+from esmm_tf import keys
 from esmm_tf.calibration import CalibrationMap, Isotonic, Platt, Temperature, apply
 from esmm_tf.logistic_line import OFFSET, SLOPE, Sample, fit_line, slope_of_loss
-from esmm_tf.ranking import Ranking
+from esmm_tf.metrics import exact
+from esmm_tf.metrics.ranking import Ranking
 
 MIN_SLOPE = 0.01
 MAX_SLOPE = 100.0
@@ -144,7 +145,7 @@ def _bins(sample: Sample) -> Iterator[Block]:
     bins = (middle * (MAX_BINS / (ranking.num_positives + ranking.num_negatives))).astype(np.int64)
     sums = [
         np.bincount(bins, values).tolist()
-        for values in (weight, ranking.positives, weight * exact_metrics.sigmoid(scores))
+        for values in (weight, ranking.positives, weight * exact.sigmoid(scores))
     ]
     return (Block(*block) for block in zip(*sums, strict=True) if block[0] > 0)
 

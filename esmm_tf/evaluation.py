@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import console, curves, intervals, keys, task_metrics
-from esmm_tf.ranking import packed_order
+from esmm_tf import console, keys
+from esmm_tf.metrics import curves, intervals
+from esmm_tf.metrics import task as task_metrics
+from esmm_tf.metrics.ranking import packed_order
+from esmm_tf.metrics.task import Measurement, Space
 from esmm_tf.scores import Scores
-from esmm_tf.task_metrics import Measurement, Space
 
 INTERVAL_METHOD = (
     "influence functions (for the AUC those of DeLong et al. 1988), summed within groups where the "

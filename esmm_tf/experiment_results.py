@@ -2,7 +2,7 @@
 
 A difference of two methods is one of their mean AUCs over the same seeds on the same test
 impressions. It varies with the users of the test, by the influences of its clusters (as in
-`esmm_tf.intervals`), and with the seeds; both variances are added.
+`esmm_tf.metrics.intervals`), and with the seeds; both variances are added.
 """
 
 import dataclasses
@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import experiment, experiment_run, intervals, keys, student
+from esmm_tf import experiment, experiment_run, keys
 from esmm_tf.config import CompareConfig
 from esmm_tf.ctr_network import METHOD as CTR
 from esmm_tf.experiment import Run
 from esmm_tf.methods import load_method
+from esmm_tf.metrics import intervals, student
 
 METRICS = ("auc", "gauc", "log_loss", "calibration", "way_to_oracle", "regret", "bias")
 BASELINE = "base"

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from esmm_tf import intervals, report_text
+from esmm_tf import report_text
 from esmm_tf.experiment_measures import (
     METHOD,
     TASKS,
@@ -21,6 +21,7 @@ from esmm_tf.experiment_measures import (
     main_measures,
     seeds,
 )
+from esmm_tf.metrics import intervals
 from esmm_tf.report_text import METRIC_TITLES, METRICS, task_title
 from esmm_tf.tables import Cell, Column, Section, Table
 

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from esmm_tf import exact_metrics, input_fn
+from esmm_tf import input_fn
 from esmm_tf.findings import Finding
+from esmm_tf.metrics import exact
 from esmm_tf.numpy_batches import Batch, Rows, is_number, read_batches
 from esmm_tf.schema.columns import BucketizedColumn
 from esmm_tf.schema.schema import MANY, Feature, Schema
@@ -254,7 +255,7 @@ def _rate_auc(levels: np.ndarray, task: str) -> float | None:
 def _mean_auc(halves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float | None:
     if any(min(won.sum(), lost.sum()) < MIN_POSITIVES for _, won, lost in halves):
         return None
-    return float(np.mean([exact_metrics.weighted_auc(*half) for half in halves]))
+    return float(np.mean([exact.weighted_auc(*half) for half in halves]))
 
 
 def _number_auc(values: np.ndarray, levels: np.ndarray, task: str) -> float | None:
@@ -264,5 +265,5 @@ def _number_auc(values: np.ndarray, levels: np.ndarray, task: str) -> float | No
         return None
     positives, negatives = by_half.sum(axis=1).T
     scores = [np.append(values, missing) for missing in (-np.inf, np.inf)]
-    aucs = [exact_metrics.weighted_auc(score, positives, negatives) for score in scores]
+    aucs = [exact.weighted_auc(score, positives, negatives) for score in scores]
     return max(max(auc, 1 - auc) for auc in aucs)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esmm_tf import exact_metrics
+from esmm_tf.metrics import exact
 
 SLOPE, OFFSET = 0, 1
 
@@ -113,8 +113,8 @@ def _sums(
     """Returns the sums over rows of what `_Derivatives` holds."""
     inputs = np.stack([logits, np.ones(len(logits))])
     outputs = line @ inputs
-    of_positive, of_negative = exact_metrics.losses(outputs)
-    probability = exact_metrics.sigmoid(outputs)
+    of_positive, of_negative = exact.losses(outputs)
+    probability = exact.sigmoid(outputs)
     spread = weights * probability * (1 - probability)
     return (
         weights @ (targets * of_positive + (1.0 - targets) * of_negative),

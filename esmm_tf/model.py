@@ -7,11 +7,12 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import keys, losses, metrics
+from esmm_tf import keys, losses
 from esmm_tf.config import ModelConfig
 from esmm_tf.embedding import FusedEmbedding
 from esmm_tf.feature_columns import CategoricalReader, scale_numeric
 from esmm_tf.losses import Labels, LossTerm, Outputs
+from esmm_tf.metrics import streaming
 from esmm_tf.sampling import Sampling
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Schema
@@ -205,7 +206,7 @@ class EntireSpaceModel(tf_keras.Model):
         self._loss_weights = loss_weights
         self._trained_tasks = tasks
         self._sampling = sampling
-        self._metrics_of_spaces = metrics.EntireSpaceMetrics(losses=tuple(losses))
+        self._metrics_of_spaces = streaming.EntireSpaceMetrics(losses=tuple(losses))
 
     @property
     def trained_tasks(self) -> Sequence[str]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, intervals, keys
+from esmm_tf import input_fn, keys
 from esmm_tf.config import InputConfig
 from esmm_tf.errors import UserError
+from esmm_tf.metrics import intervals
 from esmm_tf.model import build_scorer
 from esmm_tf.schema.schema import Schema
 from esmm_tf.slicing import SliceReader, Slices

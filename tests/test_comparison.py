@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from esmm_tf import comparison, evaluation, files, task_metrics
+from esmm_tf import comparison, evaluation, files
 from esmm_tf.comparison import check_baseline, compare, load_scores, remove_scores, write_scores
 from esmm_tf.errors import UserError
+from esmm_tf.metrics import task
+from esmm_tf.metrics.task import Space
 from esmm_tf.scores import Scores
-from esmm_tf.task_metrics import Space
 
 NUM_GROUPS = 200
 RESAMPLES = 500
@@ -45,7 +46,7 @@ def measure(logits, labels, groups):
         num_positives=float(labels.sum()),
         groups=groups,
     )
-    return {"ctr": task_metrics.measure(space)}
+    return {"ctr": task.measure(space)}
 
 
 def metric_of(name, logits, labels, groups):

@@ -4,8 +4,9 @@ import sklearn.metrics
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import exact_metrics, losses
-from esmm_tf.metrics import (
+from esmm_tf import losses
+from esmm_tf.metrics import exact as exact_metrics
+from esmm_tf.metrics.streaming import (
     EntireSpaceMetrics,
     RecentSpread,
     StreamingAUC,

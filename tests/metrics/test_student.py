@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from esmm_tf import student
+from esmm_tf.metrics import student
 
 DEGREES = [1, 4, 7.3, 200]
 

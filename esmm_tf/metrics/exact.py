@@ -3,7 +3,7 @@
 Each returns its value and its influence, `[n]`: by how much a row moves the value, to first order,
 for a little more of its weight. Influences add up to 0, and the sum of their squares is the
 variance of the value; for the AUC it is that of DeLong et al. (Biometrics 1988), but for a factor
-of m / (m - 1) for m positives. `esmm_tf.intervals` makes confidence intervals of them. A value that
+of m / (m - 1) for m positives. `esmm_tf.metrics.intervals` makes confidence intervals of them. A value that
 is not defined is NaN.
 
 `positives` and `negatives` are the weights of each row as either, `[n]`: with a label `y` and a
@@ -12,7 +12,7 @@ weight `w`, `w * y` and `w * (1 - y)`; where the truth `p` is known, `w * p` and
 
 import numpy as np
 
-from esmm_tf.ranking import Ranking, packed_order
+from esmm_tf.metrics.ranking import Ranking, packed_order
 
 Measured = tuple[float, np.ndarray]
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from esmm_tf import exact_metrics
-from esmm_tf.ranking import Ranking
+from esmm_tf.metrics import exact
+from esmm_tf.metrics.ranking import Ranking
 
 TIGHT = {"rel": 1e-12, "abs": 0}
 
@@ -55,7 +55,7 @@ def test_auc_is_that_of_scikit_learn(seed, weighted, ties):
     logits, labels, weights = build_rows(seed, ties=ties)
     weights = weights if weighted else np.ones_like(weights)
 
-    auc = exact_metrics.weighted_auc(logits, weights * labels, weights * (1 - labels))
+    auc = exact.weighted_auc(logits, weights * labels, weights * (1 - labels))
 
     expected = reference.roc_auc_score(labels, logits, sample_weight=weights)
     assert auc == pytest.approx(expected, **TIGHT)
@@ -68,7 +68,7 @@ def test_auc_of_probabilities_as_labels_counts_every_pair(ties):
     truth = np.random.default_rng(3).uniform(size=60)
     positives, negatives = weights * truth, weights * (1 - truth)
 
-    auc = exact_metrics.weighted_auc(logits, positives, negatives)
+    auc = exact.weighted_auc(logits, positives, negatives)
 
     assert auc == pytest.approx(pairwise_auc(logits, positives, negatives), **TIGHT)
 
@@ -85,7 +85,7 @@ def test_auc_of_probabilities_as_labels_counts_every_pair(ties):
 def test_auc_by_hand(scores, labels, expected):
     labels = np.array(labels)
 
-    auc = exact_metrics.weighted_auc(np.array(scores), labels, 1 - labels)
+    auc = exact.weighted_auc(np.array(scores), labels, 1 - labels)
 
     assert auc == expected
 
@@ -95,7 +95,7 @@ def test_auc_of_many_float32_scores_loses_no_digit_to_float32_sums():
     labels = rng.integers(0, 2, 300_000).astype(np.float32)
     scores = (labels + rng.normal(size=labels.size)).astype(np.float32)
 
-    auc = exact_metrics.weighted_auc(scores, labels, 1 - labels)
+    auc = exact.weighted_auc(scores, labels, 1 - labels)
 
     assert auc == pytest.approx(reference.roc_auc_score(labels, scores), **TIGHT)
 
@@ -104,7 +104,7 @@ def test_auc_of_many_float32_scores_loses_no_digit_to_float32_sums():
 def test_auc_of_one_class_is_not_defined(label):
     labels = np.full(3, label)
 
-    auc = exact_metrics.weighted_auc(np.arange(3.0), labels, 1 - labels)
+    auc = exact.weighted_auc(np.arange(3.0), labels, 1 - labels)
 
     assert math.isnan(auc)
 
@@ -112,13 +112,13 @@ def test_auc_of_one_class_is_not_defined(label):
 def test_auc_of_no_rows_is_not_defined():
     nothing = np.zeros(0)
 
-    assert math.isnan(exact_metrics.weighted_auc(nothing, nothing, nothing))
+    assert math.isnan(exact.weighted_auc(nothing, nothing, nothing))
 
 
 def test_auc_of_a_class_without_weight_is_not_defined():
     labels, weights = np.array([0.0, 1.0]), np.array([1.0, 0.0])
 
-    auc = exact_metrics.weighted_auc(np.arange(2.0), weights * labels, weights * (1 - labels))
+    auc = exact.weighted_auc(np.arange(2.0), weights * labels, weights * (1 - labels))
 
     assert math.isnan(auc)
 
@@ -129,9 +129,7 @@ def test_average_precision_is_that_of_scikit_learn(weighted, ties):
     logits, labels, weights = build_rows(12, ties=ties)
     weights = weights if weighted else np.ones_like(weights)
 
-    value, _ = exact_metrics.average_precision(
-        Ranking(logits, weights * labels, weights * (1 - labels))
-    )
+    value, _ = exact.average_precision(Ranking(logits, weights * labels, weights * (1 - labels)))
 
     expected = reference.average_precision_score(labels, logits, sample_weight=weights)
     assert value == pytest.approx(expected, **TIGHT)
@@ -146,9 +144,7 @@ def test_average_precision_of_few_positives_at_the_top_of_many_rows_keeps_its_di
     weights[-5:] *= top
     scores = np.arange(len(weights), dtype=np.float64)
 
-    value, _ = exact_metrics.average_precision(
-        Ranking(scores, weights * labels, weights * (1 - labels))
-    )
+    value, _ = exact.average_precision(Ranking(scores, weights * labels, weights * (1 - labels)))
 
     expected = reference.average_precision_score(labels, scores, sample_weight=weights)
     assert value == pytest.approx(expected, **TIGHT)
@@ -158,7 +154,7 @@ def test_average_precision_by_hand():
     # From above: positive (1/1), negative, positive (2/3), negative.
     labels = np.array([0, 1, 0, 1], np.uint8)
 
-    value, _ = exact_metrics.average_precision(Ranking(np.arange(4.0), labels, 1 - labels))
+    value, _ = exact.average_precision(Ranking(np.arange(4.0), labels, 1 - labels))
 
     assert value == pytest.approx((1 + 2 / 3) / 2, **TIGHT)
 
@@ -171,7 +167,7 @@ def test_gauc_is_that_of_a_loop_over_groups(weighted, ties):
     groups = np.random.default_rng(6).integers(0, 90, len(logits))
     ranking = Ranking(logits, weights * labels, weights * (1 - labels))
 
-    gauc, influence, counted, skipped = exact_metrics.grouped_auc(ranking, groups)
+    gauc, influence, counted, skipped = exact.grouped_auc(ranking, groups)
 
     expected, expected_counted, expected_skipped = looped_gauc(logits, labels, groups, weights)
     assert gauc == pytest.approx(expected, **TIGHT)
@@ -188,7 +184,7 @@ def test_gauc_weighs_a_group_by_its_impressions_and_skips_groups_of_one_label():
     labels = np.array([0, 1, 0, 1, 0, 1, 1, 1, 0], np.uint8)
     groups = np.array([0, 0, 1, 1, 1, 1, 2, 2, 4])
 
-    gauc, influence, counted, skipped = exact_metrics.grouped_auc(
+    gauc, influence, counted, skipped = exact.grouped_auc(
         Ranking(scores, labels, 1 - labels), groups
     )
 
@@ -205,7 +201,7 @@ def test_gauc_without_a_group_of_both_labels_is_not_defined(num_rows, num_groups
     rows = np.arange(num_rows)
     labels = (rows % 2).astype(np.uint8)
 
-    gauc, influence, counted, skipped = exact_metrics.grouped_auc(
+    gauc, influence, counted, skipped = exact.grouped_auc(
         Ranking(rows / 2, labels, 1 - labels), rows
     )
 
@@ -219,9 +215,7 @@ def test_log_loss_is_that_of_scikit_learn(weighted):
     logits, labels, weights = build_rows(7)
     weights = weights if weighted else np.ones_like(weights)
 
-    loss, _ = exact_metrics.log_loss(
-        exact_metrics.losses(logits), weights * labels, weights * (1 - labels)
-    )
+    loss, _ = exact.log_loss(exact.losses(logits), weights * labels, weights * (1 - labels))
 
     expected = reference.log_loss(labels, sigmoid(logits), sample_weight=weights)
     assert loss == pytest.approx(expected, **TIGHT)
@@ -230,7 +224,7 @@ def test_log_loss_is_that_of_scikit_learn(weighted):
 def test_log_loss_of_probabilities_as_labels_is_their_cross_entropy():
     logits, truth = np.array([0.0, math.log(3.0)]), np.array([0.25, 0.5])
 
-    loss, _ = exact_metrics.log_loss(exact_metrics.losses(logits), truth, 1 - truth)
+    loss, _ = exact.log_loss(exact.losses(logits), truth, 1 - truth)
 
     second = -0.5 * math.log(0.75) - 0.5 * math.log(0.25)
     assert loss == pytest.approx((math.log(2.0) + second) / 2, **TIGHT)
@@ -239,14 +233,14 @@ def test_log_loss_of_probabilities_as_labels_is_their_cross_entropy():
 def test_losses_of_probabilities_are_those_of_their_logits():
     logits = np.array([-30.0, -1.0, 0.0, 2.0, 9.0])
 
-    of_probability = exact_metrics.losses_of_probability(sigmoid(logits))
+    of_probability = exact.losses_of_probability(sigmoid(logits))
 
-    for found, expected in zip(of_probability, exact_metrics.losses(logits), strict=True):
+    for found, expected in zip(of_probability, exact.losses(logits), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-11)
 
 
 def test_a_certainty_that_fails_costs_much_but_not_all():
-    of_positive, of_negative = exact_metrics.losses_of_probability(np.array([0.0, 1.0]))
+    of_positive, of_negative = exact.losses_of_probability(np.array([0.0, 1.0]))
 
     assert of_positive == pytest.approx([708.4, 0.0], abs=0.1)
     assert of_negative == pytest.approx([0.0, 708.4], abs=0.1)
@@ -258,9 +252,7 @@ def test_normalized_entropy_is_the_log_loss_over_that_of_the_base_rate(weighted)
     weights = weights if weighted else np.ones_like(weights)
     sides = weights * labels, weights * (1 - labels)
 
-    value, _ = exact_metrics.normalized_entropy(
-        exact_metrics.log_loss(exact_metrics.losses(logits), *sides), *sides
-    )
+    value, _ = exact.normalized_entropy(exact.log_loss(exact.losses(logits), *sides), *sides)
 
     base = np.full(len(labels), np.average(labels, weights=weights))
     expected = reference.log_loss(labels, sigmoid(logits), sample_weight=weights)
@@ -271,23 +263,23 @@ def test_normalized_entropy_is_the_log_loss_over_that_of_the_base_rate(weighted)
 def test_entropy_is_the_log_loss_of_the_base_rate():
     labels = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
 
-    entropy = exact_metrics.entropy(0.2)
+    entropy = exact.entropy(0.2)
 
     assert entropy == pytest.approx(reference.log_loss(labels, np.full(5, 0.2)), **TIGHT)
-    assert exact_metrics.entropy(0.5) == pytest.approx(math.log(2.0), **TIGHT)
+    assert exact.entropy(0.5) == pytest.approx(math.log(2.0), **TIGHT)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_entropy_of_certainty_is_zero(rate):
-    assert exact_metrics.entropy(rate) == 0.0
+    assert exact.entropy(rate) == 0.0
 
 
 def test_calibration_and_bias_by_hand():
     probability, weights = np.array([0.5, 0.25, 0.25]), np.array([1.0, 2.0, 1.0])
     positives = weights * [1, 0, 0]
 
-    ratio, _ = exact_metrics.calibration(probability, positives, weights - positives)
-    bias, _ = exact_metrics.bias(probability, positives, weights - positives)
+    ratio, _ = exact.calibration(probability, positives, weights - positives)
+    bias, _ = exact.bias(probability, positives, weights - positives)
 
     assert ratio == pytest.approx(1.25 / 1.0, **TIGHT)
     assert bias == pytest.approx((1.25 - 1.0) / 4, **TIGHT)
@@ -298,7 +290,7 @@ def test_expected_calibration_error_by_hand():
     probability = np.array([0.2, 0.2, 0.5, 0.7])
     positives = np.array([0, 0, 1, 1], np.uint8)
 
-    value, _ = exact_metrics.expected_calibration_error(
+    value, _ = exact.expected_calibration_error(
         probability, positives, 1 - positives, bins=np.array([0, 0, 1, 1], np.uint8)
     )
 
@@ -309,7 +301,7 @@ def test_bins_rise_with_the_score_and_hold_about_the_same_weight():
     logits, labels, weights = build_rows(9, num_rows=3000)
     ranking = Ranking(logits, weights * labels, weights * (1 - labels))
 
-    bins = exact_metrics.equal_mass_bins(ranking, 20)
+    bins = exact.equal_mass_bins(ranking, 20)
 
     assert (np.diff(bins[np.argsort(logits)].astype(int)) >= 0).all()
     mass = np.bincount(bins, weights)
@@ -321,7 +313,7 @@ def test_equal_scores_share_a_bin():
     scores = np.repeat([1.0, 2.0, 3.0], [70, 10, 20])
     labels = np.ones(100, np.uint8)
 
-    bins = exact_metrics.equal_mass_bins(Ranking(scores, labels, 1 - labels), 10)
+    bins = exact.equal_mass_bins(Ranking(scores, labels, 1 - labels), 10)
 
     assert [set(bins[scores == score].tolist()) for score in (1.0, 2.0, 3.0)] == [{3}, {7}, {9}]
 
@@ -331,7 +323,7 @@ def test_delongs_variance_is_that_of_the_influences():
     positive, negative = logits[labels == 1], logits[labels == 0]
     won = (positive[:, np.newaxis] > negative).astype(np.float64)
 
-    value, influence = exact_metrics.auc(Ranking(logits, labels, 1 - labels))
+    value, influence = exact.auc(Ranking(logits, labels, 1 - labels))
 
     # DeLong et al. 1988, Eq. 4 to 6, with m and n in place of m - 1 and n - 1.
     variance = won.mean(axis=1).var() / len(positive) + won.mean(axis=0).var() / len(negative)
@@ -352,35 +344,31 @@ def of_ranking(metric):
 
 
 def of_probability(metric):
-    return lambda logits, *sides: metric(exact_metrics.sigmoid(logits), *sides)
+    return lambda logits, *sides: metric(exact.sigmoid(logits), *sides)
 
 
 def log_loss(logits, positives, negatives):
-    return exact_metrics.log_loss(exact_metrics.losses(logits), positives, negatives)
+    return exact.log_loss(exact.losses(logits), positives, negatives)
 
 
 def normalized_entropy(logits, positives, negatives):
     loss = log_loss(logits, positives, negatives)
-    return exact_metrics.normalized_entropy(loss, positives, negatives)
+    return exact.normalized_entropy(loss, positives, negatives)
 
 
 def expected_calibration_error(logits, positives, negatives):
     # The bins are those of the logits alone, so that they stay when a weight changes.
-    bins = exact_metrics.equal_mass_bins(
-        Ranking(logits, np.ones(len(logits)), np.zeros(len(logits))), 5
-    )
-    return exact_metrics.expected_calibration_error(
-        exact_metrics.sigmoid(logits), positives, negatives, bins=bins
-    )
+    bins = exact.equal_mass_bins(Ranking(logits, np.ones(len(logits)), np.zeros(len(logits))), 5)
+    return exact.expected_calibration_error(exact.sigmoid(logits), positives, negatives, bins=bins)
 
 
 METRICS = {
-    "auc": of_ranking(exact_metrics.auc),
-    "average_precision": of_ranking(exact_metrics.average_precision),
+    "auc": of_ranking(exact.auc),
+    "average_precision": of_ranking(exact.average_precision),
     "log_loss": log_loss,
     "normalized_entropy": normalized_entropy,
-    "calibration": of_probability(exact_metrics.calibration),
-    "bias": of_probability(exact_metrics.bias),
+    "calibration": of_probability(exact.calibration),
+    "bias": of_probability(exact.bias),
     "expected_calibration_error": expected_calibration_error,
 }
 WITHOUT_BINS = {name: METRICS[name] for name in METRICS if name != "expected_calibration_error"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esmm_tf.ranking import Ranking, order_of, packed_order
+from esmm_tf.metrics.ranking import Ranking, order_of, packed_order
 
 EXTREMES = [0.0, -0.0, 1e-45, -1e-45, np.inf, -np.inf, 3e38, -3e38, 1.0, -1.0, 1e-30]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from esmm_tf import curves
-from esmm_tf.task_metrics import Space
+from esmm_tf.metrics import curves
+from esmm_tf.metrics.task import Space
 
 
 def build_space(logits, labels, weight=None, groups=None):

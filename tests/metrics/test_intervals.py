@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from esmm_tf import exact_metrics, intervals
-from esmm_tf.intervals import DIFFERENCE, RATIO, SHARE, Clusters, Estimate
-from esmm_tf.ranking import Ranking
+from esmm_tf.metrics import exact, intervals
+from esmm_tf.metrics.intervals import DIFFERENCE, RATIO, SHARE, Clusters, Estimate
+from esmm_tf.metrics.ranking import Ranking
 
 Z = 1.959963984540054
 
@@ -27,7 +27,7 @@ def simulate(seed, *, num_groups=300, spread=1.0):
 
 
 def auc_estimate(scores, labels, groups):
-    value, influence = exact_metrics.auc(Ranking(scores, labels, 1 - labels))
+    value, influence = exact.auc(Ranking(scores, labels, 1 - labels))
     clusters = intervals.clusters_of(groups)
     return Estimate(value=value, influence=clusters.sum(influence), kind=SHARE)
 
@@ -148,7 +148,7 @@ def test_the_error_of_an_auc_is_that_of_a_bootstrap_by_group():
     draws = []
     for _ in range(600):
         rows = np.concatenate([rows_of[group] for group in rng.integers(0, 300, 300)])
-        draws.append(exact_metrics.weighted_auc(scores[rows], labels[rows], 1 - labels[rows]))
+        draws.append(exact.weighted_auc(scores[rows], labels[rows], 1 - labels[rows]))
 
     found = auc_estimate(scores, labels, groups)
     assert found.standard_error == pytest.approx(np.std(draws), rel=0.1)

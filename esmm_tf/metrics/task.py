@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from esmm_tf import exact_metrics, intervals
-from esmm_tf.exact_metrics import Measured
-from esmm_tf.intervals import DIFFERENCE, RATIO, SHARE, Estimate
-from esmm_tf.ranking import Ranking
+from esmm_tf.metrics import exact, intervals
+from esmm_tf.metrics.exact import Measured
+from esmm_tf.metrics.intervals import DIFFERENCE, RATIO, SHARE, Estimate
+from esmm_tf.metrics.ranking import Ranking
 
 NUM_BINS = 20
 MIN_CLUSTERS = 10
@@ -63,20 +63,20 @@ class Space:
         """Returns the predictions, float64."""
         if self.is_log:
             return np.exp(self.logits, dtype=np.float64)
-        return exact_metrics.sigmoid(self.logits)
+        return exact.sigmoid(self.logits)
 
     def losses(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the loss of each row as a positive and as a negative, float64; NaN above 1."""
         if self.is_log:
-            return exact_metrics.losses_of_probability(
+            return exact.losses_of_probability(
                 np.where(self.probability > 1, math.nan, self.probability)
             )
-        return exact_metrics.losses(self.logits)
+        return exact.losses(self.logits)
 
     @functools.cached_property
     def bins(self) -> np.ndarray:
         """Returns the reliability bin of each row."""
-        return exact_metrics.equal_mass_bins(self.ranking, NUM_BINS)
+        return exact.equal_mass_bins(self.ranking, NUM_BINS)
 
     @functools.cached_property
     def clusters(self) -> intervals.Clusters:
@@ -109,7 +109,7 @@ def measure(space: Space) -> Measurement:
     if space.is_log:
         counts["predictions_above_1"] = int(np.count_nonzero(space.probability > 1))
     if space.groups is not None and space.has_gauc:
-        value, influence, counted, skipped = exact_metrics.grouped_auc(space.ranking, space.groups)
+        value, influence, counted, skipped = exact.grouped_auc(space.ranking, space.groups)
         by_cluster = space.clusters.of_groups(influence)
         estimates["gauc"] = _estimate(space, "gauc", value, by_cluster)
         counts |= {"gauc_groups": counted, "gauc_groups_skipped": skipped}
@@ -120,26 +120,26 @@ def measure(space: Space) -> Measurement:
 
 def _of_order(space: Space) -> dict[str, Estimate]:
     return {
-        "auc": _by_cluster(space, "auc", exact_metrics.auc(space.ranking)),
+        "auc": _by_cluster(space, "auc", exact.auc(space.ranking)),
         "average_precision": _by_cluster(
-            space, "average_precision", exact_metrics.average_precision(space.ranking)
+            space, "average_precision", exact.average_precision(space.ranking)
         ),
     }
 
 
 def _of_probability(space: Space) -> dict[str, Estimate]:
     sides = (space.positives, space.negatives)
-    loss = exact_metrics.log_loss(space.losses(), *sides)
+    loss = exact.log_loss(space.losses(), *sides)
     estimates = {
         "log_loss": _by_cluster(space, "log_loss", loss),
         "normalized_entropy": _by_cluster(
-            space, "normalized_entropy", exact_metrics.normalized_entropy(loss, *sides)
+            space, "normalized_entropy", exact.normalized_entropy(loss, *sides)
         ),
     }
     del loss
-    ratio = exact_metrics.calibration(space.probability, *sides)
+    ratio = exact.calibration(space.probability, *sides)
     estimates["calibration"] = _by_cluster(space, "calibration", ratio)
-    error = exact_metrics.expected_calibration_error(space.probability, *sides, bins=space.bins)
+    error = exact.expected_calibration_error(space.probability, *sides, bins=space.bins)
     estimates["expected_calibration_error"] = _by_cluster(
         space, "expected_calibration_error", error
     )
@@ -152,13 +152,13 @@ def _of_truth(
     """Returns what can be said where the true probability of each row is known."""
     sides = (space.positives, space.negatives)
     weight = space.positives + space.negatives
-    best = _by_cluster(space, "oracle_auc", exact_metrics.auc(Ranking(truth, *sides)))
+    best = _by_cluster(space, "oracle_auc", exact.auc(Ranking(truth, *sides)))
     best_loss = _by_cluster(
         space,
         "oracle_log_loss",
-        exact_metrics.log_loss(exact_metrics.losses_of_probability(truth), *sides),
+        exact.log_loss(exact.losses_of_probability(truth), *sides),
     )
-    bias = exact_metrics.bias(space.probability, weight * truth, weight * (1 - truth))
+    bias = exact.bias(space.probability, weight * truth, weight * (1 - truth))
     return {
         "oracle_auc": best,
         "way_to_oracle": _way(estimates["auc"], best),

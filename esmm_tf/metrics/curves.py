@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import exact_metrics, intervals
-from esmm_tf.intervals import SHARE, Estimate
-from esmm_tf.task_metrics import Space
+from esmm_tf.metrics import exact, intervals
+from esmm_tf.metrics.intervals import SHARE, Estimate
+from esmm_tf.metrics.task import Space
 
 MAX_POINTS = 200
 HISTOGRAM_BINS = 60
@@ -61,8 +61,8 @@ def precision_recall(space: Space) -> dict[str, list[float]]:
     ranking = space.ranking
     if ranking.num_positives == 0:
         return {"recall": [], "precision": []}
-    found = exact_metrics.sums_from_above(ranking.positives)[::-1]
-    called = found + exact_metrics.sums_from_above(ranking.negatives)[::-1]
+    found = exact.sums_from_above(ranking.positives)[::-1]
+    called = found + exact.sums_from_above(ranking.negatives)[::-1]
     recall = found / ranking.num_positives
     chosen = _evenly(recall)
     chosen = chosen[called[chosen] > 0]
