@@ -13,14 +13,15 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, input_fn, keys, model_directory, training
-from esmm_tf.config import (
+from esmm_tf import input_fn, keys, model_directory, training
+from esmm_tf.config import flags
+from esmm_tf.config.fields import setting
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
-    setting,
 )
 from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file

@@ -15,8 +15,8 @@ import pandas as pd
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 
 import tensorflow as tf  # isort: skip - after esmm_tf.startup
-from esmm_tf import flags
-from esmm_tf.config import setting
+from esmm_tf.config import flags
+from esmm_tf.config.fields import setting
 
 _ROWS_AT_ONCE = 10_000
 

@@ -12,14 +12,15 @@ import tempfile
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import evaluation, flags, input_fn, keys, model_directory, training
-from esmm_tf.config import (
+from esmm_tf import evaluation, input_fn, keys, model_directory, training
+from esmm_tf.config import flags
+from esmm_tf.config.fields import setting
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
-    setting,
 )
 from esmm_tf.scores import collect_scores
 from pipelines import ali_ccp, synthetic

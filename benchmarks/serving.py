@@ -24,7 +24,6 @@ import tensorflow as tf
 
 from esmm_tf import (
     dense_inputs,
-    flags,
     input_fn,
     keys,
     model_directory,
@@ -32,13 +31,14 @@ from esmm_tf import (
     serving_requests,
     training,
 )
-from esmm_tf.config import (
+from esmm_tf.config import flags
+from esmm_tf.config.fields import setting
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     ModelConfig,
     OptimizerConfig,
     TrainConfig,
-    setting,
 )
 from esmm_tf.errors import UserError
 from esmm_tf.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT

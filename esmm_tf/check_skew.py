@@ -21,7 +21,6 @@ from esmm_tf import (
     dense_inputs,
     exporter,
     files,
-    flags,
     input_fn,
     keys,
     model_card,
@@ -30,6 +29,8 @@ from esmm_tf import (
     skew,
     skew_causes,
 )
+from esmm_tf.config import flags
+from esmm_tf.config.serving import SkewConfig
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import tensor_names
 from esmm_tf.report_text import DASH
@@ -37,7 +38,6 @@ from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
 from esmm_tf.served_versions import LoadedVersion
-from esmm_tf.serving_config import SkewConfig
 from esmm_tf.serving_requests import Request
 from esmm_tf.skew import Comparison, Difference
 from esmm_tf.skew_causes import Export

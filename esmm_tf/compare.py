@@ -20,12 +20,13 @@ from esmm_tf import (
     experiment_results,
     experiment_run,
     files,
-    flags,
     input_fn,
     keys,
     model_directory,
 )
-from esmm_tf.config import CompareConfig, InputConfig, ModelConfig
+from esmm_tf.config import flags
+from esmm_tf.config.experiments import CompareConfig
+from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.errors import UserError
 from esmm_tf.experiment import Run
 from esmm_tf.experiment_run import Settings

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from esmm_tf import callbacks, findings, input_fn, label_leaks, model_directory, training_data
-from esmm_tf.config import OFF, GuardConfig
+from esmm_tf.config.training import OFF, GuardConfig
 from esmm_tf.schema.schema import Schema
 from esmm_tf.training_data import TrainingData
 

@@ -12,14 +12,14 @@ from esmm_tf import (
     evaluation,
     evaluation_table,
     files,
-    flags,
     input_fn,
     keys,
     model_directory,
     report,
     scores,
 )
-from esmm_tf.config import EvaluateConfig, ScoreConfig
+from esmm_tf.config import flags
+from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.model_directory import TrainedModel
 from esmm_tf.scores import Scores
 

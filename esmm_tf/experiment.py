@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from esmm_tf import ctr_network, files, keys
-from esmm_tf.config import CompareConfig
+from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.methods import load_method
 
 TUNING_SEED = 1

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from esmm_tf import experiment, experiment_run, keys
-from esmm_tf.config import CompareConfig
+from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.ctr_network import METHOD as CTR
 from esmm_tf.experiment import Run
 from esmm_tf.methods import load_method

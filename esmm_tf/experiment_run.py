@@ -28,9 +28,9 @@ from esmm_tf import (
     model_directory,
     training,
 )
-from esmm_tf.config import (
+from esmm_tf.config.experiments import CompareConfig
+from esmm_tf.config.training import (
     OFF,
-    CompareConfig,
     GuardConfig,
     InputConfig,
     MethodConfig,

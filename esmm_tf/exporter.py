@@ -21,11 +21,11 @@ from esmm_tf import (
     serving_requests,
     warmup,
 )
+from esmm_tf.config.serving import ExportConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.schema import toml_file
 from esmm_tf.served_versions import LoadedVersion
-from esmm_tf.serving_config import ExportConfig
 from esmm_tf.serving_requests import Impression
 
 _SAMPLED_IMPRESSIONS = 10_000

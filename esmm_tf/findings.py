@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from esmm_tf.config import OFF, STOP
+from esmm_tf.config.training import OFF, STOP
 from esmm_tf.errors import UserError
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import callbacks, keys
-from esmm_tf.config import OFF, GuardConfig
+from esmm_tf.config.training import OFF, GuardConfig
 from esmm_tf.findings import Finding, act
 
 MIN_POSITIVES = 20  # the standard error of a calibration is then 22 %

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from esmm_tf import console, group_batches, keys, manifest, parsing
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.sampling import LabelCounts, Sampler
 from esmm_tf.schema.schema import Schema

@@ -8,7 +8,7 @@ from typing import Any
 import tf_keras
 
 from esmm_tf import keys
-from esmm_tf.config import ModelConfig
+from esmm_tf.config.training import ModelConfig
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import build_inputs
 from esmm_tf.losses import LossTerm, Outputs, cross_entropy_of

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys, losses
-from esmm_tf.config import ModelConfig
+from esmm_tf.config.training import ModelConfig
 from esmm_tf.embedding import FusedEmbedding
 from esmm_tf.feature_columns import CategoricalReader, scale_numeric
 from esmm_tf.losses import Labels, LossTerm, Outputs

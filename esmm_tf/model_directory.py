@@ -25,7 +25,13 @@ from esmm_tf import files, keys
 from esmm_tf.calibrated_model import build_calibrated
 from esmm_tf.calibration import FORMAT_VERSION as CALIBRATION_FORMAT
 from esmm_tf.calibration import Calibration, CalibrationMap
-from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config.training import (
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema import toml_file

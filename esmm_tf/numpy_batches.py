@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import console, input_fn, keys
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
 from esmm_tf.schema.schema import CONTEXT, Feature, Schema

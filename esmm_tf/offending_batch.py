@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import input_fn, keys, manifest, parsing
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import Schema

@@ -1,8 +1,9 @@
 """`python -m esmm_tf.predict`: scores the impressions of TFRecords."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, input_fn, model_directory, prediction
-from esmm_tf.config import PredictConfig, ScoreConfig
+from esmm_tf import input_fn, model_directory, prediction
+from esmm_tf.config import flags
+from esmm_tf.config.evaluation import PredictConfig, ScoreConfig
 
 
 def main(score: ScoreConfig, config: PredictConfig) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from esmm_tf import files, input_fn, keys
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import build_scorer
 from esmm_tf.schema.schema import Schema

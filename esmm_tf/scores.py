@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import input_fn, keys
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.metrics import intervals
 from esmm_tf.model import build_scorer

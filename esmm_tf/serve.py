@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, golden, grpc_api
+from esmm_tf import golden, grpc_api
+from esmm_tf.config import flags
+from esmm_tf.config.serving import ServeConfig
 from esmm_tf.errors import UserError
 from esmm_tf.served_versions import ServedVersions
-from esmm_tf.serving_config import ServeConfig
 
 _GRACE_SECONDS = 5
 

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import console, input_fn, keys, saved_model, serving_requests, skew_causes
+from esmm_tf.config.serving import SkewConfig
 from esmm_tf.model import build_scorer
 from esmm_tf.model_directory import TrainedModel
 from esmm_tf.schema.schema import Schema
-from esmm_tf.serving_config import SkewConfig
 from esmm_tf.serving_requests import Impression, Request
 from esmm_tf.skew_causes import Export, Scores
 

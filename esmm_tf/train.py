@@ -1,8 +1,9 @@
 """`python -m esmm_tf.train`: trains ESMM, or another method, on TFRecords."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, training
-from esmm_tf.config import (
+from esmm_tf import training
+from esmm_tf.config import flags
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     MethodConfig,

@@ -19,7 +19,7 @@ from esmm_tf import (
     offending_batch,
     training_data,
 )
-from esmm_tf.config import GuardConfig
+from esmm_tf.config.training import GuardConfig
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.sampling import Sampler

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import ctr_network, data_guards, input_fn, keys, model_directory
-from esmm_tf.config import (
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     MethodConfig,

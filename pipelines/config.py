@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from esmm_tf.config import setting
+from esmm_tf.config.fields import setting
 from esmm_tf.errors import UserError
 from esmm_tf.schema.schema import Schema
 from esmm_tf.shards import DataSetWriter, check_keep_rate, check_output

@@ -5,8 +5,8 @@ import pathlib
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags
-from esmm_tf.config import setting
+from esmm_tf.config import flags
+from esmm_tf.config.fields import setting
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from pipelines import casts, table_records

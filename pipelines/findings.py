@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from esmm_tf import input_fn
-from esmm_tf.config import setting
+from esmm_tf.config.fields import setting
 from esmm_tf.errors import UserError
 from pipelines.drift import JENSEN_SHANNON, Change, Differences, FeatureDifference
 from pipelines.statistics import DataStatistics, FeatureStatistics, LabelStatistics

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import console, flags, keys, records
+from esmm_tf import console, keys, records
+from esmm_tf.config import flags
 from esmm_tf.schema.columns import INT64, IdentityColumn
 from esmm_tf.schema.schema import ONE, Feature, Schema, Table
 from esmm_tf.shards import DataSetWriter

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from esmm_tf import keys
-from esmm_tf.config import setting
+from esmm_tf.config.fields import setting
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import check_choice
 from esmm_tf.shards import check_keep_rate

@@ -9,8 +9,9 @@ import os
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import flags, input_fn, keys, label_leaks, manifest
-from esmm_tf.config import setting
+from esmm_tf import input_fn, keys, label_leaks, manifest
+from esmm_tf.config import flags
+from esmm_tf.config.fields import setting
 from esmm_tf.errors import UserError
 from esmm_tf.numpy_batches import read_batches
 from esmm_tf.schema import toml_file

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf.config import ModelConfig
+from esmm_tf.config.training import ModelConfig
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema

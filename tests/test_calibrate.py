@@ -8,8 +8,8 @@ import pytest
 
 from esmm_tf import calibrate, calibration_report, keys, model_directory, scores, training
 from esmm_tf.calibration import Calibration, Platt
-from esmm_tf.config import (
-    CalibrateConfig,
+from esmm_tf.config.evaluation import CalibrateConfig
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     ModelConfig,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from esmm_tf import calibration, input_fn, prediction, saved_model, scores
 from esmm_tf.calibrated_model import CalibratedLogits, build_calibrated
 from esmm_tf.calibration import Isotonic, Platt, Temperature
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 
 MAPS = {
     "platt": Platt(slope=0.8, offset=-0.5),

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluate, export, exporter, flags, predict, scores, shards
-from esmm_tf.config import EvaluateConfig, PredictConfig, ScoreConfig
-from esmm_tf.serving_config import ExportConfig
+from esmm_tf import evaluate, export, exporter, predict, scores, shards
+from esmm_tf.config import flags
+from esmm_tf.config.evaluation import EvaluateConfig, PredictConfig, ScoreConfig
+from esmm_tf.config.serving import ExportConfig
 
 
 def run_command(name, *args):

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from esmm_tf import compare, shards
-from esmm_tf.config import CompareConfig, InputConfig, ModelConfig
+from esmm_tf.config.experiments import CompareConfig
+from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema

@@ -10,7 +10,13 @@ import tensorflow as tf
 from shop_batch import FEATURES, LABELS, SCHEMA, SMALL, build_model, one_batch, towers_of
 
 from esmm_tf import ctr_network, model_directory
-from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config.training import (
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.model_directory import Settings

@@ -6,7 +6,7 @@ import sklearn.metrics
 import tensorflow as tf
 from shop_batch import FEATURES, ITEM, LABELS, SCHEMA, WEIGHT, build_model, one_batch
 
-from esmm_tf.config import ModelConfig
+from esmm_tf.config.training import ModelConfig
 from esmm_tf.methods import load_method
 from esmm_tf.optimizers import RowwiseAdam
 from esmm_tf.schema.columns import FLOAT32, INT64, NumericColumn

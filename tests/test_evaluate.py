@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from esmm_tf import evaluate, evaluation, model_directory, scores
-from esmm_tf.config import EvaluateConfig, ScoreConfig
+from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.errors import UserError
 from esmm_tf.scores import Divided, Scores
 

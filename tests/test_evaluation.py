@@ -9,7 +9,7 @@ import pytest
 from sklearn import metrics as reference
 
 from esmm_tf import evaluation, input_fn, scores
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.scores import Scores
 from esmm_tf.slicing import Slices
 

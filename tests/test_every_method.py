@@ -16,19 +16,18 @@ from esmm_tf import (
     shards,
     training,
 )
-from esmm_tf.config import (
-    EvaluateConfig,
+from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
+from esmm_tf.config.serving import ExportConfig
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     MethodConfig,
     ModelConfig,
     OptimizerConfig,
-    ScoreConfig,
     TrainConfig,
 )
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.serving_config import ExportConfig
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 USES_CTR = ("aman", "base", "division", "oversampling", "unbias")

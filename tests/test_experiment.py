@@ -3,7 +3,7 @@
 import pytest
 
 from esmm_tf import experiment
-from esmm_tf.config import CompareConfig
+from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.experiment import Run
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from esmm_tf import experiment, experiment_results
-from esmm_tf.config import CompareConfig
+from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.experiment import Run
 from esmm_tf.experiment_results import Repeated
 

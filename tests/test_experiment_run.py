@@ -5,7 +5,8 @@ import concurrent.futures
 import pytest
 
 from esmm_tf import experiment, experiment_run
-from esmm_tf.config import CompareConfig, InputConfig, ModelConfig
+from esmm_tf.config.experiments import CompareConfig
+from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.experiment import Run
 from esmm_tf.experiment_run import Settings
 

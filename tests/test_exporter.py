@@ -15,10 +15,10 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from esmm_tf import exporter, input_fn, model_directory, prediction, saved_model, shards
-from esmm_tf.config import InputConfig
+from esmm_tf.config.serving import ExportConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
-from esmm_tf.serving_config import ExportConfig
 
 SIGNATURES = ("serving_default", "pctr", "pcvr", "pctcvr", "predict_tensors", "rank", "regress")
 

@@ -3,7 +3,8 @@
 import pytest
 
 from esmm_tf import findings
-from esmm_tf.config import EvaluateConfig, GuardConfig
+from esmm_tf.config.evaluation import EvaluateConfig
+from esmm_tf.config.training import GuardConfig
 from esmm_tf.errors import UserError
 
 FINDING = findings.Finding(guard="unnested_labels", message="A rule, and 3 break it. Mend them.")

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import guard_rails, keys
-from esmm_tf.config import GuardConfig
+from esmm_tf.config.training import GuardConfig
 from esmm_tf.errors import UserError
 
 LOGS = {

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import input_fn, parsing, records, sampling
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.sampling import LabelCounts, Sampler, Sampling, take_impressions
 
 # An unclicked impression, a click, a conversion, and a conversion whose click was lost.

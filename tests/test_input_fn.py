@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from esmm_tf import group_batches, input_fn, shards
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf.config import ModelConfig
+from esmm_tf.config.training import ModelConfig
 from esmm_tf.model import (
     EntireSpaceModel,
     EntireSpaceOutputs,

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from esmm_tf import model_directory
-from esmm_tf.config import InputConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config.training import (
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import IdentityColumn, VocabularyColumn

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from esmm_tf import input_fn, manifest, offending_batch, parsing, records
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 
 CONFIG = InputConfig(batch_size=7, shuffle_buffer=5, num_readers=2)
 

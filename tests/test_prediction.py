@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from esmm_tf import input_fn, prediction
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 
 FIRST = {

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from esmm_tf import config, flags, manifest
+from esmm_tf import config, manifest
+from esmm_tf.config import flags
 from pipelines.ali_ccp import AliCcpConfig
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 from pipelines.expedia import ExpediaConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from esmm_tf import input_fn, offending_batch, parsing, shards
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.input_fn import Subset
 from esmm_tf.sampling import Sampler, Sampling
 from esmm_tf.schema.columns import IdentityColumn

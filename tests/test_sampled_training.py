@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from esmm_tf import input_fn, model_directory, shards, training
-from esmm_tf.config import (
+from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
     MethodConfig,

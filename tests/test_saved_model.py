@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from esmm_tf import input_fn, model_directory, prediction, records, saved_model
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 WIDTHS = {"interests": 3, "tags": 5, "visits": 4}

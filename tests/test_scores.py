@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import evaluation, input_fn, shards
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Key, Labels, Schema

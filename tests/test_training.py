@@ -10,7 +10,13 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import callbacks, input_fn, model_directory, shards, trainer, training
-from esmm_tf.config import GuardConfig, InputConfig, ModelConfig, OptimizerConfig, TrainConfig
+from esmm_tf.config.training import (
+    GuardConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.schema import toml_file

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import input_fn, manifest, shards
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.input_fn import Subset
 from esmm_tf.methods import load_method
 from esmm_tf.sampling import Sampler

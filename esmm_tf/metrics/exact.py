@@ -3,8 +3,8 @@
 Each returns its value and its influence, `[n]`: by how much a row moves the value, to first order,
 for a little more of its weight. Influences add up to 0, and the sum of their squares is the
 variance of the value; for the AUC it is that of DeLong et al. (Biometrics 1988), but for a factor
-of m / (m - 1) for m positives. `esmm_tf.metrics.intervals` makes confidence intervals of them. A value that
-is not defined is NaN.
+of m / (m - 1) for m positives. `esmm_tf.metrics.intervals` makes confidence intervals of them. A
+value that is not defined is NaN.
 
 `positives` and `negatives` are the weights of each row as either, `[n]`: with a label `y` and a
 weight `w`, `w * y` and `w * (1 - y)`; where the truth `p` is known, `w * p` and `w * (1 - p)`.

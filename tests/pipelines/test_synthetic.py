@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf import input_fn, manifest, parsing
-from esmm_tf.config import InputConfig
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from pipelines import ali_ccp_fields, exposure, synthetic, world

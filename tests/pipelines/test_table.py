@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from esmm_tf import flags, input_fn, manifest
-from esmm_tf.config import InputConfig
+from esmm_tf import input_fn, manifest
+from esmm_tf.config import flags
+from esmm_tf.config.training import InputConfig
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import HashBucketColumn, NumericColumn

@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from esmm_tf import flags, shards
+from esmm_tf import shards
+from esmm_tf.config import flags
 from esmm_tf.schema import columns, toml_file
 from esmm_tf.schema import schema as schema_lib
 from pipelines import statistics, validate

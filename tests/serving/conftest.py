@@ -15,7 +15,7 @@ from esmm_tf import (
     serve,
     serving_requests,
 )
-from esmm_tf.serving_config import ServeConfig
+from esmm_tf.config.serving import ServeConfig
 
 VERSION = 7
 

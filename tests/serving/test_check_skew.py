@@ -18,7 +18,6 @@ from esmm_tf import (
     check_skew,
     config,
     exporter,
-    flags,
     input_fn,
     model_directory,
     saved_model,
@@ -27,11 +26,12 @@ from esmm_tf import (
     skew_causes,
 )
 from esmm_tf.calibration import Calibration, Platt
+from esmm_tf.config import flags
+from esmm_tf.config.serving import ExportConfig, SkewConfig
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
-from esmm_tf.serving_config import ExportConfig, SkewConfig
 from esmm_tf.skew import Comparison
 
 MODEL_NAME = "shop"

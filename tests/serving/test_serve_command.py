@@ -14,13 +14,10 @@ import pytest
 import tensorflow as tf
 from rest_requests import ask_url
 
-from esmm_tf import (
-    flags,
-    golden,
-    serve,
-)
+from esmm_tf import golden, serve
+from esmm_tf.config import flags
+from esmm_tf.config.serving import ServeConfig
 from esmm_tf.errors import UserError
-from esmm_tf.serving_config import ServeConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = 7

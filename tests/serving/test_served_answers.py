@@ -21,7 +21,7 @@ from esmm_tf import (
     saved_model,
     serve,
 )
-from esmm_tf.serving_config import ServeConfig
+from esmm_tf.config.serving import ServeConfig
 
 VERSION = 7
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from esmm_tf import exporter, input_fn, saved_model, serving_requests, warmup
-from esmm_tf.serving_config import ExportConfig
+from esmm_tf.config.serving import ExportConfig
 
 SOURCE = pathlib.Path(__file__).parent / "loader" / "load_saved_model.cc"
 SIZES = (1, 4, 16)

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from esmm_tf.config import ScoreConfig, check_above, check_at_least_zero, setting
+from esmm_tf.config.evaluation import ScoreConfig
+from esmm_tf.config.fields import check_above, check_at_least_zero, setting
 from esmm_tf.errors import UserError
 
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from esmm_tf import config, serving_config
+from esmm_tf import config
+from esmm_tf.config import serving
 from esmm_tf.errors import UserError
 
 CONFIGS = [item for item in vars(config).values() if dataclasses.is_dataclass(item)]
@@ -87,7 +88,7 @@ def test_a_loss_weight_of_zero_and_a_tower_without_hidden_layers_are_allowed():
         (config.GuardConfig, {"calibration_band": 1.0}, "--calibration_band is 1.0. Give a number"),
         (config.EvaluateConfig, {"on_used_data": "x"}, "--on_used_data is 'x'. Use one of 'off',"),
         (config.ScoreConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),
-        (serving_config.ExportConfig, {"version": -1}, "--version is -1. Give 0 or more."),
+        (serving.ExportConfig, {"version": -1}, "--version is -1. Give 0 or more."),
         (config.InputConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),
         (config.InputConfig, {"num_readers": 0}, "--num_readers is 0. Give a number above 0."),
         (config.InputConfig, {"shuffle_buffer": -1}, "--shuffle_buffer is -1. Give 0 or more."),

@@ -7,8 +7,9 @@ import types
 
 import pytest
 
-from esmm_tf import config, flags, serving_config
-from esmm_tf.config import setting
+from esmm_tf import config
+from esmm_tf.config import flags, serving
+from esmm_tf.config.fields import setting
 from esmm_tf.errors import UserError
 
 
@@ -226,7 +227,7 @@ def test_a_bug_keeps_its_traceback():
         (config.GuardConfig, config.MethodConfig),
         (config.ScoreConfig, config.EvaluateConfig),
         (config.ScoreConfig, config.PredictConfig),
-        (serving_config.ExportConfig,),
+        (serving.ExportConfig,),
     ],
 )
 def test_the_flags_of_each_command_are_its_settings_with_their_defaults(configs):

@@ -4,32 +4,10 @@ Each field's `help` metadata, with its unit, becomes the help of its flag.
 """
 
 import dataclasses
-from typing import Any
 
-from esmm_tf import keys
+from esmm_tf.config.fields import check_above, check_at_least_zero, setting
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import check_choice
-
-
-def setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A002 - a flag's word
-    """Returns a dataclass field whose flag shows `help`."""
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-def check_above(item: Any, bound: float, *names: str) -> None:
-    """Raises a `UserError` unless settings are above a bound."""
-    for name in names:
-        value = getattr(item, name)
-        if not value > bound:
-            raise UserError(f"--{name} is {value}. Give a number above {bound}.")
-
-
-def check_at_least_zero(item: Any, *names: str) -> None:
-    """Raises a `UserError` unless settings are 0 or more."""
-    for name in names:
-        value = getattr(item, name)
-        if not value >= 0:
-            raise UserError(f"--{name} is {value}. Give 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +132,8 @@ class TrainConfig:
 
 
 OFF, WARN, STOP = "off", "warn", "stop"
+
+
 ACTIONS = (OFF, WARN, STOP)
 
 
@@ -200,130 +180,3 @@ class GuardConfig:
         check_above(self, 1, "calibration_band")
         if not 0.5 <= self.leak_auc <= 1:
             raise UserError(f"--leak_auc is {self.leak_auc}. Give a number from 0.5 to 1.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """Which trained model reads which records."""
-
-    model_dir: str = setting(help="directory of a trained model")
-    files: str = setting(
-        help="records to read: files or globs, comma-separated, or a data set's directory"
-    )
-    split: str = setting("test", help="split that a directory in --files stands for")
-    batch_size: int = setting(4096, help="impressions in a batch, at most")
-
-    def __post_init__(self) -> None:
-        check_above(self, 0, "batch_size")
-
-    def input_config(self) -> InputConfig:
-        """Returns how the records are read: once, in the order of the files."""
-        return InputConfig(batch_size=self.batch_size, shuffle_buffer=0, num_readers=1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrateConfig(ScoreConfig):
-    """Which trained model is calibrated on which records, and how."""
-
-    files: str = setting(
-        "",
-        help="records to fit to, never those of the test: files or globs, comma-separated, or a "
-        "data set's directory",
-    )
-    split: str = setting("validation", help="split that a directory in --files stands for")
-    calibration: str = setting(
-        keys.PLATT,
-        help="platt (a line), temperature (one number), isotonic (needs the most conversions), or "
-        "none, which removes the calibration that there is",
-    )
-    on_used_data: str = setting(WARN, help="shards that were trained on: off, warn or stop")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("--calibration", self.calibration, (*keys.CALIBRATIONS, keys.NO_CALIBRATION))
-        check_choice("--on_used_data", self.on_used_data, ACTIONS)
-        if not self.files and self.calibration != keys.NO_CALIBRATION:
-            raise UserError(
-                "--files is missing. Give records that the model was not trained on, such as the "
-                "data set's directory, which stands for its split 'validation'."
-            )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
-    """What is measured beside the whole, what it is compared with, and where it goes."""
-
-    output: str = setting("", help="file to write; by default evaluation.json in --model_dir")
-    slices: tuple[str, ...] = setting(
-        (), help="features or carried keys, comma-separated: every metric also for each value"
-    )
-    baseline: str = setting(
-        "", help="evaluation.json of another model on the same impressions, to compare with"
-    )
-    baseline_model_dir: str = setting("", help="directory of another model, to compare with")
-    report_dir: str = setting(
-        "", help="directory for a page with plots, index.html, and the plots as PNG files"
-    )
-    save_scores: bool = setting(
-        True,
-        help="keep each impression's logits beside --output, 8 bytes each, so that it can be a "
-        "--baseline",
-    )
-    on_used_data: str = setting(
-        WARN,
-        help="shards that the model was trained, stopped early or calibrated on: off, warn or stop",
-    )
-
-    def __post_init__(self) -> None:
-        check_choice("--on_used_data", self.on_used_data, ACTIONS)
-        if self.baseline and self.baseline_model_dir:
-            raise UserError("--baseline and --baseline_model_dir are both given. Give one of them.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Where predictions go, and in which format."""
-
-    output: str = setting(help="file to write; its ending chooses .jsonl, .csv or .parquet")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Which methods are compared, on what, how often, and how each is tuned."""
-
-    data_dir: str = setting(
-        help="data set with the splits train, validation (on which every choice is made) and test"
-    )
-    output_dir: str = setting(
-        help="directory for runs and results; started again with it, a comparison goes on"
-    )
-    schema: str = setting("", help="schema file; by default schema.toml beside the records")
-    methods: tuple[str, ...] = setting(
-        ("base", "aman", "oversampling", "unbias", "division", "esmm_ns", "esmm"),
-        help="methods to compare, comma-separated",
-    )
-    seeds: int = setting(5, help="models of each method, each with another seed")
-    fractions: tuple[float, ...] = setting(
-        (1.0,),
-        help="shares of the training groups, comma-separated, each above 0 and at most 1; the "
-        "paper's Figure 3 has 0.01,0.05,0.1,0.2,0.5,1",
-    )
-    learning_rates: tuple[float, ...] = setting(
-        (0.001, 0.0003), help="step sizes of Adam among which validation chooses, for each method"
-    )
-    epochs: int = setting(
-        20,
-        help="passes over the training records, at most; those of a method that samples are short",
-    )
-    early_stopping_patience: int = setting(
-        1, help="epochs without a lower validation loss before a run stops; the best one is kept"
-    )
-    processes: int = setting(1, help="runs at a time")
-
-    def __post_init__(self) -> None:
-        check_above(self, 0, "seeds", "epochs", "early_stopping_patience", "processes")
-        for name in ("methods", "fractions", "learning_rates"):
-            if not getattr(self, name):
-                raise UserError(f"--{name} is empty. Give one or more, comma-separated.")
-        if not all(0 < fraction <= 1 for fraction in self.fractions):
-            raise UserError(f"--fractions is {self.fractions}. Give numbers above 0 and at most 1.")

@@ -1,0 +1,1 @@
+"""Settings: one frozen dataclass a concern, and the flags that are derived from them."""
