@@ -33,7 +33,8 @@ from esmm_tf.config import flags
 from esmm_tf.config.serving import SkewConfig
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import tensor_names
-from esmm_tf.report_text import DASH
+from esmm_tf.reports.tables import Cell, Column, Table, format_text, one_line
+from esmm_tf.reports.words import DASH
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
@@ -41,7 +42,6 @@ from esmm_tf.served_versions import LoadedVersion
 from esmm_tf.serving_requests import Request
 from esmm_tf.skew import Comparison, Difference
 from esmm_tf.skew_causes import Export
-from esmm_tf.tables import Cell, Column, Table, format_text, one_line
 
 _HAS_SKEW = 1
 _SECONDS = 60  # within which a server must answer

@@ -16,7 +16,6 @@ import tensorflow as tf
 from esmm_tf import (
     ctr_network,
     experiment,
-    experiment_report,
     experiment_results,
     experiment_run,
     files,
@@ -30,6 +29,7 @@ from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.errors import UserError
 from esmm_tf.experiment import Run
 from esmm_tf.experiment_run import Settings
+from esmm_tf.reports import comparison_page
 
 FORMAT_VERSION = 1
 RESULT_FILE = "comparison.json"
@@ -39,7 +39,7 @@ _FREE = ("output_dir", "processes", "seeds", "fractions", "methods")
 
 def main(config: CompareConfig, model_config: ModelConfig, input_config: InputConfig) -> None:
     """Trains and measures the paper's systems, each with several seeds, and writes their table."""
-    experiment_report.check_installed()
+    comparison_page.check_installed()
     settings = Settings(compare=config, model=model_config, input=input_config)
     data = _describe_data(config)
     _check_settings(settings)
@@ -54,8 +54,8 @@ def main(config: CompareConfig, model_config: ModelConfig, input_config: InputCo
     }
     path = os.path.join(config.output_dir, RESULT_FILE)
     files.write_json(result, path)
-    written = experiment_report.write_report(result, config.output_dir)
-    print(experiment_report.format_table(result))
+    written = comparison_page.write_report(result, config.output_dir)
+    print(comparison_page.format_table(result))
     print(f"wrote {', '.join([path, *written])}")
 
 

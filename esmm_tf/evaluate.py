@@ -10,17 +10,16 @@ from esmm_tf import (
     comparison,
     data_guards,
     evaluation,
-    evaluation_table,
     files,
     input_fn,
     keys,
     model_directory,
-    report,
     scores,
 )
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.model_directory import TrainedModel
+from esmm_tf.reports import evaluation_page, evaluation_text
 from esmm_tf.scores import Scores
 
 
@@ -30,7 +29,7 @@ def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     source = input_fn.find_source(score.files, split=score.split)
     trained = _load_model(score.model_dir, source)
     if config.report_dir:
-        report.check_installed()
+        evaluation_page.check_installed()
     used = data_guards.check_used(score.model_dir, source, config)
     score_baseline = _prepare_baseline(score, config, source)
     collected = _collect(trained, score, source, slices=config.slices)
@@ -49,7 +48,7 @@ def main(score: ScoreConfig, config: EvaluateConfig) -> None:
         comparison.write_scores(collected, path)
         written.append(comparison.scores_path(path))
     if config.report_dir:
-        written.append(report.write_report(result, config.report_dir))
+        written.append(evaluation_page.write_report(result, config.report_dir))
     _print(result)
     print(f"wrote {', '.join(written)}")
 
@@ -110,14 +109,14 @@ def _origin(
 
 
 def _print(result: dict[str, Any]) -> None:
-    print(evaluation_table.format_tasks(result))
-    if truth := evaluation_table.format_truth(result):
+    print(evaluation_text.format_tasks(result))
+    if truth := evaluation_text.format_truth(result):
         print(f"\nbeside the truth:\n{truth}\n")
     for name in result["slices"]:
-        print(f"\n{evaluation_table.format_slices(result, name)}")
+        print(f"\n{evaluation_text.format_slices(result, name)}")
     if "comparison" in result:
         print(f"\ndifference from {result['comparison']['baseline']}:")
-        print(evaluation_table.format_comparison(result["comparison"]))
+        print(evaluation_text.format_comparison(result["comparison"]))
     rate = result["trained_impressions_per_second"]
     if rate is not None:
         print(f"trained at {rate:,.0f} impressions/s")

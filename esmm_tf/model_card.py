@@ -11,9 +11,10 @@ from typing import Any
 import tensorflow as tf
 
 import esmm_tf
-from esmm_tf import files, report_text, training_data
+from esmm_tf import files, training_data
 from esmm_tf.model_directory import TrainedModel
-from esmm_tf.tables import Cell, Column, Section, Table, format_markdown
+from esmm_tf.reports import words
+from esmm_tf.reports.tables import Cell, Column, Section, Table, format_markdown
 
 FORMAT_VERSION = 1
 FILE = os.path.join("assets.extra", "model_card")
@@ -113,9 +114,7 @@ def _measured(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def _metrics(tasks: Mapping[str, Any]) -> dict[str, Any]:
     def metrics(values: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {n: values[n] for n in ("impressions", "positives")}
-        found |= {
-            metric.name: values[metric.name] for metric in report_text.shown_metrics({"": values})
-        }
+        found |= {metric.name: values[metric.name] for metric in words.shown_metrics({"": values})}
         return found | {"intervals": dict(values.get("intervals") or {})}
 
     return {task: metrics(values) for task, values in tasks.items()}
@@ -153,16 +152,14 @@ def _evaluation_section(evaluation: Mapping[str, Any] | None) -> Section:
         sentences = ["These weights were not measured before they were exported."]
         return Section(key="metrics", title="Metrics", sentences=sentences, tables=[])
     sentence = (
-        f"Measured on {report_text.count(evaluation['impressions'])} impressions with "
-        f"{report_text.count(evaluation['clicks'])} clicks and "
-        f"{report_text.count(evaluation['conversions'])} conversions, with 95 % intervals."
+        f"Measured on {words.count(evaluation['impressions'])} impressions with "
+        f"{words.count(evaluation['clicks'])} clicks and "
+        f"{words.count(evaluation['conversions'])} conversions, with 95 % intervals."
     )
-    tables = [
-        _metrics_table("", {report_text.task_title(t): v for t, v in evaluation["tasks"].items()})
-    ]
+    tables = [_metrics_table("", {words.task_title(t): v for t, v in evaluation["tasks"].items()})]
     for field, values in evaluation["slices"].items():
         rows = {
-            f"{value}: {report_text.task_title(task)}": found
+            f"{value}: {words.task_title(task)}": found
             for value, part in values.items()
             for task, found in part["tasks"].items()
         }
@@ -174,12 +171,12 @@ def _metrics_table(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> Table
     shown = [name for name in _METRICS if any(name in values for values in rows.values())]
 
     def cell(values: Mapping[str, Any], name: str) -> Cell:
-        value, interval = values.get(name), report_text.interval_of(values, name)
-        parts = (report_text.number(value, interval), report_text.bounds(value, interval))
+        value, interval = values.get(name), words.interval_of(values, name)
+        parts = (words.number(value, interval), words.bounds(value, interval))
         return Cell(" ".join(filter(None, parts)))
 
     columns = [Column(title="", is_text=True)]
-    columns += [Column(title=report_text.METRIC_TITLES[name]) for name in shown]
+    columns += [Column(title=words.METRIC_TITLES[name]) for name in shown]
     columns += [Column(title="Positives"), Column(title="Impressions")]
     counts = ("positives", "impressions")
     return Table(
@@ -189,7 +186,7 @@ def _metrics_table(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> Table
             [
                 Cell(title),
                 *(cell(values, name) for name in shown),
-                *(Cell(report_text.count(values[name])) for name in counts),
+                *(Cell(words.count(values[name])) for name in counts),
             ]
             for title, values in rows.items()
         ],
@@ -225,7 +222,7 @@ def _pairs(caption: str, values: Mapping[str, Any]) -> Table:
 
 def _shown(value: Any) -> str:
     if value is None or value in ("", {}, []):
-        return report_text.DASH
+        return words.DASH
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {part}" for name, part in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):

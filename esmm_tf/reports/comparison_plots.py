@@ -13,8 +13,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from esmm_tf import experiment_measures, keys
-from esmm_tf.plot_style import BLUE, GREY, ORANGE, STYLE, legend_above, nothing, plain, to_png
+from esmm_tf import keys
+from esmm_tf.reports import comparison_measures
+from esmm_tf.reports.plot_style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    STYLE,
+    legend_above,
+    nothing,
+    plain,
+    to_png,
+)
 
 # The palette of Okabe and Ito, which every kind of colour vision can tell apart, without yellow.
 _COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#0072b2", "#d55e00")
@@ -35,16 +45,16 @@ Spread = Mapping[str, Any]  # mean and std, which may be null
 
 def draw_auc_by_fraction(result: Mapping[str, Any]) -> bytes:
     """Returns the PNG of the paper's Figure 3: a panel a task, a line a method."""
-    tasks = experiment_measures.compared_tasks(result)
+    tasks = comparison_measures.compared_tasks(result)
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(_PANEL * len(tasks), 4.2), layout="constrained")
         _title(figure, result, "AUC by share of the training data")
         panels = figure.subplots(1, len(tasks), squeeze=False)[0]
         for axes, task in zip(panels, tasks, strict=True):
-            axes.set_title(experiment_measures.auc_column(task).name)
+            axes.set_title(comparison_measures.auc_column(task).name)
             for place, name in enumerate(result["methods"]):
                 _draw_line(axes, result, task=task, name=name, place=place)
-            _fraction_axis(axes, [float(f) for f in experiment_measures.fractions(result)])
+            _fraction_axis(axes, [float(f) for f in comparison_measures.fractions(result)])
         if not any(len(line.get_xdata()) for axes in panels for line in axes.lines):
             return nothing(figure)
         lines, labels = panels[0].get_legend_handles_labels()
@@ -58,7 +68,7 @@ def _draw_line(axes: Axes, result: Mapping[str, Any], *, task: str, name: str, p
     """Draws the AUC of a method over the fractions, with a band of one standard deviation."""
     found = [
         (float(fraction), values)
-        for fraction in experiment_measures.fractions(result)
+        for fraction in comparison_measures.fractions(result)
         if (values := _spread(result["fractions"][fraction].get(name, {}), task, "auc"))
     ]
     x = [fraction for fraction, _ in found]
@@ -96,13 +106,13 @@ def _fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:
 
 def draw_auc(result: Mapping[str, Any]) -> bytes:
     """Returns the PNG of the AUCs on all training data: a panel a task, a row a method."""
-    tasks = experiment_measures.compared_tasks(result)
+    tasks = comparison_measures.compared_tasks(result)
     with matplotlib.style.context(STYLE):
         figure, panels = _rows_figure(result, num_panels=len(tasks))
         _title(figure, result, "AUC on the test split")
         is_empty = True
         for axes, task in zip(panels, tasks, strict=True):
-            column = experiment_measures.auc_column(task)
+            column = comparison_measures.auc_column(task)
             axes.set_xlabel(column.name)
             is_empty &= not _draw_rows(axes, result, task=task, metric="auc")
         return nothing(figure) if is_empty else to_png(figure)
@@ -110,7 +120,7 @@ def draw_auc(result: Mapping[str, Any]) -> bytes:
 
 def draw_calibration(result: Mapping[str, Any]) -> bytes:
     """Returns the PNG of mean prediction / mean label, a row a method, three scores in each."""
-    tasks = [task for task in _SCORES if experiment_measures.has(result, task, "calibration")]
+    tasks = [task for task in _SCORES if comparison_measures.has(result, task, "calibration")]
     with matplotlib.style.context(STYLE):
         figure, (axes,) = _rows_figure(result, num_panels=1, row=0.42)
         _title(figure, result, "Calibration on the test split")
@@ -214,12 +224,12 @@ def _ratio_axis(axes: Axes, result: Mapping[str, Any], tasks: Sequence[str]) -> 
 
 
 def _title(figure: Figure, result: Mapping[str, Any], what: str) -> None:
-    number = experiment_measures.seeds(result)
+    number = comparison_measures.seeds(result)
     how = f": mean ± std over {number} seeds" if number > 1 else ", one seed"
     figure.suptitle(f"{what}{how}", fontsize=10)
 
 
 def _spread(tasks: Mapping[str, Any], task: str, metric: str) -> Spread | None:
     """Returns mean and standard deviation, or None where there is no mean."""
-    known = experiment_measures.mean_of(tasks, task, metric) is not None
+    known = comparison_measures.mean_of(tasks, task, metric) is not None
     return tasks[task][metric] if known else None

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from esmm_tf import comparison, evaluation, evaluation_table
+from esmm_tf import comparison, evaluation
+from esmm_tf.reports import evaluation_text
 from esmm_tf.scores import Scores
 from esmm_tf.slicing import Slices
 
@@ -44,7 +45,7 @@ def cells_of(table):
 def test_the_table_has_one_task_a_row():
     result = evaluate()
 
-    head, *rows = cells_of(evaluation_table.format_tasks(result))
+    head, *rows = cells_of(evaluation_text.format_tasks(result))
 
     assert head == [
         "task",
@@ -80,16 +81,16 @@ def test_the_distance_from_the_truth_is_shown_where_it_is_known():
     }
     result = evaluate(groups=None, oracle=oracle)
 
-    head, *rows = cells_of(evaluation_table.format_truth(result))
+    head, *rows = cells_of(evaluation_text.format_truth(result))
 
     assert head[1:] == ["oracle_auc", "way_to_oracle", "oracle_log_loss", "regret", "bias"]
     entire = result["tasks"]["cvr_entire"]
     assert rows[3] == ["cvr_entire", *(f"{entire[name]:.4f}" for name in head[1:])]
-    assert evaluation_table.format_truth(evaluate()) == ""
+    assert evaluation_text.format_truth(evaluate()) == ""
 
 
 def test_gauc_is_shown_where_there_are_groups():
-    (head, *_) = cells_of(evaluation_table.format_tasks(evaluate(groups=None)))
+    (head, *_) = cells_of(evaluation_text.format_tasks(evaluate(groups=None)))
 
     assert "gauc" not in head
     assert "auc" in head
@@ -98,7 +99,7 @@ def test_gauc_is_shown_where_there_are_groups():
 def test_a_dash_stands_where_nothing_is_defined():
     none = np.zeros(NUM_ROWS, np.uint8)
 
-    rows = cells_of(evaluation_table.format_tasks(evaluate(click=none, conversion=none)))
+    rows = cells_of(evaluation_text.format_tasks(evaluate(click=none, conversion=none)))
 
     ctr, clicked = rows[1], rows[2]
     assert ctr[1:5] == ["-"] * 4
@@ -110,7 +111,7 @@ def test_large_counts_are_shown_in_groups_of_three_digits():
     result = evaluate()
     result["tasks"]["ctr"] |= {"positives": 1234567.0, "impressions": 7654321}
 
-    table = evaluation_table.format_tasks(result)
+    table = evaluation_text.format_tasks(result)
 
     assert "1,234,567    7,654,321" in table
 
@@ -118,7 +119,7 @@ def test_large_counts_are_shown_in_groups_of_three_digits():
 def test_slices_show_auc_and_calibration_of_each_value_the_most_frequent_first():
     result = evaluate(slices=build_slices([100, 300, 200]))
 
-    head, *rows = cells_of(evaluation_table.format_slices(result, "shop"))
+    head, *rows = cells_of(evaluation_text.format_slices(result, "shop"))
 
     assert head == [
         "shop",
@@ -155,7 +156,7 @@ def test_twenty_values_of_a_slice_are_shown_and_the_others_counted(number, last)
     sizes = [NUM_ROWS - 2 * (number - 1), *[2] * (number - 1)]
     result = evaluate(slices=build_slices(sizes))
 
-    rows = cells_of(evaluation_table.format_slices(result, "shop"))
+    rows = cells_of(evaluation_text.format_slices(result, "shop"))
 
     assert [row[0] for row in rows[1:21]] == [f"shop {n}" for n in range(20)]
     assert rows[-1][-1] == last
@@ -167,7 +168,7 @@ def test_a_comparison_shows_differences_with_their_signs_intervals_and_p_values(
     other = scores.with_logits(scores.ctr_logits[::-1], scores.cvr_logits[::-1])
     tasks = comparison.compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
 
-    head, *rows = cells_of(evaluation_table.format_comparison({"tasks": tasks}))
+    head, *rows = cells_of(evaluation_text.format_comparison({"tasks": tasks}))
 
     assert head == ["task", "metric", "baseline", "difference", "95% interval", "p"]
     shown = ["auc", "gauc", "average_precision", "log_loss", "normalized_entropy", "calibration"]
@@ -188,7 +189,7 @@ def test_models_that_do_not_differ_have_no_interval_to_show():
     measured = evaluation.measure_tasks(build_scores(groups=None))
     tasks = comparison.compare(measured, measured)
 
-    rows = cells_of(evaluation_table.format_comparison({"tasks": tasks}))
+    rows = cells_of(evaluation_text.format_comparison({"tasks": tasks}))
 
     assert "gauc" not in {row[1] for row in rows}
     assert rows[1][3:] == ["+0.0000", "-", "-"]
@@ -199,6 +200,6 @@ def test_a_comparison_of_what_is_not_defined_is_dashes():
     measured = evaluation.measure_tasks(build_scores(click=none, conversion=none))
     tasks = comparison.compare(measured, measured)
 
-    rows = cells_of(evaluation_table.format_comparison({"tasks": tasks}))
+    rows = cells_of(evaluation_text.format_comparison({"tasks": tasks}))
 
     assert rows[1] == ["ctr", "auc", "-", "-", "-", "-"]

@@ -10,8 +10,9 @@ import jinja2
 import pytest
 from evaluation_results import HOSTILE, build_result, empty_task, without_numbers
 
-from esmm_tf import keys, report, report_plots
+from esmm_tf import keys
 from esmm_tf.errors import UserError
+from esmm_tf.reports import evaluation_page, evaluation_plots
 
 VOID = {"meta", "img"}
 
@@ -56,10 +57,10 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Returns a function that writes a report, whose figures are built and not painted."""
-    monkeypatch.setattr(report_plots, "_png", lambda figure: b"\x89PNG\r\n\x1a\n")
+    monkeypatch.setattr(evaluation_plots, "_png", lambda figure: b"\x89PNG\r\n\x1a\n")
 
     def write_unpainted(result):
-        path = pathlib.Path(report.write_report(result, str(tmp_path / "new")))
+        path = pathlib.Path(evaluation_page.write_report(result, str(tmp_path / "new")))
         return Page(path.read_text(encoding="utf-8")), path.parent
 
     return write_unpainted
@@ -108,7 +109,7 @@ def test_equal_evaluations_give_equal_files(tmp_path):
     del result["tasks"]["ctcvr"], result["histograms"]["pctcvr"]
 
     for name in ("first", "second"):
-        report.write_report(copy.deepcopy(result), str(tmp_path / name))
+        evaluation_page.write_report(copy.deepcopy(result), str(tmp_path / name))
 
     for name in os.listdir(tmp_path / "first"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
@@ -252,7 +253,7 @@ def test_text_from_outside_is_shown_and_never_run(tmp_path):
         data_hash=HOSTILE,
     )
 
-    path = pathlib.Path(report.write_report(result, str(tmp_path / "new")))
+    path = pathlib.Path(evaluation_page.write_report(result, str(tmp_path / "new")))
 
     page = Page(path.read_text(encoding="utf-8"))
     assert page.attributes("script") == []
@@ -300,12 +301,12 @@ def test_an_evaluation_of_another_format_is_refused(tmp_path):
     )
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        report.write_report({"format_version": 1}, str(tmp_path / "new"))
+        evaluation_page.write_report({"format_version": 1}, str(tmp_path / "new"))
 
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("missing", ["esmm_tf.report_plots", "jinja2"])
+@pytest.mark.parametrize("missing", ["esmm_tf.reports.evaluation_plots", "jinja2"])
 def test_without_the_extra_it_is_said_what_to_install(hide_module, missing):
     hide_module(missing)
     message = (
@@ -314,7 +315,7 @@ def test_without_the_extra_it_is_said_what_to_install(hide_module, missing):
     )
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        report.check_installed()
+        evaluation_page.check_installed()
 
 
 def test_a_report_that_fails_keeps_the_older_one(write):

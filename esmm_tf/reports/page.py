@@ -5,8 +5,8 @@ import dataclasses
 import importlib
 from typing import Any
 
-from esmm_tf import report_text
 from esmm_tf.errors import UserError
+from esmm_tf.reports import words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def build_environment(jinja2: Any) -> Any:
         lstrip_blocks=True,
     )
     for name in ("number", "bounds", "signed", "count", "percent", "p_value"):
-        environment.filters[name] = getattr(report_text, name)
+        environment.filters[name] = getattr(words, name)
     for name in ("task_title", "interval_of", "share"):
-        environment.globals[name] = getattr(report_text, name)
+        environment.globals[name] = getattr(words, name)
     return environment

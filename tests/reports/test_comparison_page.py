@@ -10,8 +10,8 @@ import pytest
 from comparison_results import HOSTILE, build_result
 from test_report import Page
 
-from esmm_tf import experiment_plots, experiment_report
 from esmm_tf.errors import UserError
+from esmm_tf.reports import comparison_page, comparison_plots
 
 FRACTIONS = ("0.1", "1")
 
@@ -19,11 +19,11 @@ FRACTIONS = ("0.1", "1")
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Returns a function that writes a report, whose figures are built and not painted."""
-    monkeypatch.setattr(experiment_plots, "to_png", lambda figure: b"\x89PNG\r\n\x1a\n")
+    monkeypatch.setattr(comparison_plots, "to_png", lambda figure: b"\x89PNG\r\n\x1a\n")
 
     def write_unpainted(result):
         directory = tmp_path / "new"
-        experiment_report.write_report(result, str(directory))
+        comparison_page.write_report(result, str(directory))
         page = Page((directory / "index.html").read_text(encoding="utf-8"))
         return page, (directory / "table.md").read_text(encoding="utf-8"), directory
 
@@ -41,7 +41,7 @@ def write(tmp_path, monkeypatch):
 def test_the_paths_of_what_is_written_are_returned(tmp_path, changes, figures):
     directory = str(tmp_path / "new")
 
-    paths = experiment_report.write_report(build_result(**changes), directory)
+    paths = comparison_page.write_report(build_result(**changes), directory)
 
     names = ["table.md", *figures, "index.html"]
     assert paths == [os.path.join(directory, name) for name in names]
@@ -53,7 +53,7 @@ def test_equal_comparisons_give_equal_files_and_are_not_changed(tmp_path):
     before = copy.deepcopy(result)
 
     first, second = (
-        experiment_report.write_report(result, str(tmp_path / name)) for name in ("a", "b")
+        comparison_page.write_report(result, str(tmp_path / name)) for name in ("a", "b")
     )
 
     assert result == before
@@ -195,7 +195,7 @@ def test_text_from_outside_is_shown_and_never_run(tmp_path):
     result["machine"]["processor"] = HOSTILE
     result["settings"]["compare"]["schema"] = HOSTILE
 
-    experiment_report.write_report(result, str(tmp_path / "new"))
+    comparison_page.write_report(result, str(tmp_path / "new"))
 
     page = Page((tmp_path / "new" / "index.html").read_text(encoding="utf-8"))
     assert page.attributes("script") == []
@@ -223,13 +223,13 @@ def test_undefined_values_are_dashes_and_never_none(write):
 
 
 def test_the_terminal_gets_the_main_table():
-    lines = experiment_report.format_table(build_result(methods=("base", "esmm"))).splitlines()
+    lines = comparison_page.format_table(build_result(methods=("base", "esmm"))).splitlines()
 
     assert [line.split()[0] for line in lines] == ["Method", "clicked", "BASE", "ESMM"]
     assert lines[3].split()[1:4] == ["0.6730", "±", "0.0020"]
 
 
-@pytest.mark.parametrize("missing", ["esmm_tf.experiment_plots", "jinja2"])
+@pytest.mark.parametrize("missing", ["esmm_tf.reports.comparison_plots", "jinja2"])
 def test_without_the_extra_it_is_said_what_to_install(hide_module, missing):
     hide_module(missing)
     message = (
@@ -237,4 +237,4 @@ def test_without_the_extra_it_is_said_what_to_install(hide_module, missing):
     )
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        experiment_report.check_installed()
+        comparison_page.check_installed()

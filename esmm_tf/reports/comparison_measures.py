@@ -7,9 +7,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from esmm_tf import keys, report_text
-from esmm_tf.report_text import HIGHER, ONE
-from esmm_tf.tables import Cell, Column, spread
+from esmm_tf import keys
+from esmm_tf.reports import words
+from esmm_tf.reports.tables import Cell, Column, spread
+from esmm_tf.reports.words import HIGHER, ONE
 
 TASKS = (keys.CVR_CLICKED, keys.CTCVR, keys.CVR_ENTIRE, keys.CTR)
 METHOD = Column(title="Method", is_text=True)
@@ -66,7 +67,7 @@ class Measure:
     def show(self, tasks: Tasks) -> str:
         """Returns the mean over the seeds, and its standard deviation if that has room."""
         if mean_of(tasks, self.task, self.metric) is None:
-            return report_text.DASH
+            return words.DASH
         values = tasks[self.task][self.metric]
         if not self.has_spread:
             values = {**values, "std": None}

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from esmm_tf.report_text import (
+from esmm_tf.reports.words import (
     HIGHER,
     LOWER,
     METRICS,

@@ -9,15 +9,15 @@ import pytest
 from comparison_results import HOSTILE, build_result, spread
 from PIL import Image
 
-from esmm_tf import experiment_plots, plot_style
+from esmm_tf.reports import comparison_plots, plot_style
 
 FRACTIONS = ("0.01", "0.05", "0.1", "0.2", "0.5", "1")
 NOTHING = (690, 210)  # pixels of the picture that says that there is nothing to show
 DRAWINGS = [
-    experiment_plots.draw_auc_by_fraction,
-    experiment_plots.draw_auc,
-    experiment_plots.draw_calibration,
-    experiment_plots.draw_bias,
+    comparison_plots.draw_auc_by_fraction,
+    comparison_plots.draw_auc,
+    comparison_plots.draw_calibration,
+    comparison_plots.draw_bias,
 ]
 
 
@@ -30,7 +30,7 @@ def build_figure(monkeypatch):
         figure.draw_without_rendering()
         figures.append(figure)
 
-    monkeypatch.setattr(experiment_plots, "to_png", keep)
+    monkeypatch.setattr(comparison_plots, "to_png", keep)
 
     def build(draw, result):
         draw(result)
@@ -85,7 +85,7 @@ def test_odd_titles_and_many_methods_are_drawn(draw):
 def test_figure_3_has_a_panel_an_auc_and_a_line_a_method(build_figure, oracle, panels):
     result = build_result(oracle=oracle, fractions=FRACTIONS)
 
-    figure = build_figure(experiment_plots.draw_auc_by_fraction, result)
+    figure = build_figure(comparison_plots.draw_auc_by_fraction, result)
 
     assert len(figure.axes) == panels
     for axes in figure.axes:
@@ -100,7 +100,7 @@ def test_lines_go_through_the_means_with_a_band_of_one_standard_deviation(build_
     result["fractions"]["0.1"]["base"]["cvr_clicked"]["auc"] = spread(0.6, 0.01)
     result["fractions"]["1"]["base"]["cvr_clicked"]["auc"] = spread(0.7, 0.02)
 
-    axes = build_figure(experiment_plots.draw_auc_by_fraction, result).axes[0]
+    axes = build_figure(comparison_plots.draw_auc_by_fraction, result).axes[0]
 
     assert axes.lines[0].get_xydata().tolist() == [[0.1, 0.6], [1.0, 0.7]]
     band = axes.collections[0].get_paths()[0].vertices
@@ -114,7 +114,7 @@ def test_lines_go_through_the_means_with_a_band_of_one_standard_deviation(build_
 
 def test_methods_differ_in_colour_and_in_marker(build_figure):
     figure = build_figure(
-        experiment_plots.draw_auc_by_fraction, build_result(fractions=("0.1", "1"))
+        comparison_plots.draw_auc_by_fraction, build_result(fractions=("0.1", "1"))
     )
 
     lines = figure.axes[0].lines
@@ -126,7 +126,7 @@ def test_a_fraction_without_a_value_is_left_out_of_the_line(build_figure):
     result = build_result(methods=("base", "esmm"), fractions=("0.1", "0.5", "1"))
     del result["fractions"]["0.5"]["base"]["ctcvr"]["auc"]
 
-    figure = build_figure(experiment_plots.draw_auc_by_fraction, result)
+    figure = build_figure(comparison_plots.draw_auc_by_fraction, result)
 
     assert figure.axes[1].lines[0].get_xdata().tolist() == [0.1, 1.0]
     assert figure.axes[1].lines[1].get_xdata().tolist() == [0.1, 0.5, 1.0]
@@ -135,7 +135,7 @@ def test_a_fraction_without_a_value_is_left_out_of_the_line(build_figure):
 def test_labels_of_fractions_that_would_touch_are_left_out(build_figure):
     result = build_result(methods=("base",), fractions=("0.01", "0.95", "1"))
 
-    axes = build_figure(experiment_plots.draw_auc_by_fraction, result).axes[0]
+    axes = build_figure(comparison_plots.draw_auc_by_fraction, result).axes[0]
 
     assert sorted(map(float, labels(axes.xaxis))) == [1, 100]
 
@@ -143,7 +143,7 @@ def test_labels_of_fractions_that_would_touch_are_left_out(build_figure):
 def test_methods_go_from_top_to_bottom(build_figure):
     result = build_result(methods=("base", "esmm"))
 
-    axes = build_figure(experiment_plots.draw_auc, result).axes[0]
+    axes = build_figure(comparison_plots.draw_auc, result).axes[0]
 
     assert labels(axes.yaxis) == ["BASE", "ESMM"]
     assert axes.yaxis_inverted()
@@ -152,7 +152,7 @@ def test_methods_go_from_top_to_bottom(build_figure):
 
 @pytest.mark.parametrize(("seeds", "title"), [(1, "one seed"), (5, "mean ± std over 5 seeds")])
 def test_the_title_tells_how_many_seeds_there_are(build_figure, seeds, title):
-    figure = build_figure(experiment_plots.draw_auc, build_result(seeds=seeds))
+    figure = build_figure(comparison_plots.draw_auc, build_result(seeds=seeds))
 
     assert figure.get_suptitle().endswith(title)
 
@@ -162,7 +162,7 @@ def test_calibration_is_logarithmic_with_1_marked_and_every_value_inside(build_f
     result["methods"]["base"]["tasks"]["cvr_clicked"]["calibration"] = spread(0.02, 0.03)
     result["methods"]["aman"]["tasks"]["ctcvr"]["calibration"] = spread(19.0, 1.0)
 
-    axes = build_figure(experiment_plots.draw_calibration, result).axes[0]
+    axes = build_figure(comparison_plots.draw_calibration, result).axes[0]
 
     assert axes.get_xscale() == "log"
     assert any(line.get_xdata()[0] == 1 == line.get_xdata()[-1] for line in axes.lines)
@@ -174,7 +174,7 @@ def test_calibration_is_logarithmic_with_1_marked_and_every_value_inside(build_f
 
 
 def test_small_deviations_of_calibration_look_small(build_figure):
-    axes = build_figure(experiment_plots.draw_calibration, build_result()).axes[0]
+    axes = build_figure(comparison_plots.draw_calibration, build_result()).axes[0]
 
     low, high = axes.get_xlim()
     assert low <= 0.8
@@ -187,7 +187,7 @@ def test_bias_is_that_over_the_entire_space_with_0_marked(build_figure):
     result["methods"]["base"]["tasks"]["cvr_entire"]["bias"] = spread(0.05, 0.01)
     result["methods"]["base"]["tasks"]["cvr_clicked"]["bias"] = spread(0.9, 0.01)
 
-    axes = build_figure(experiment_plots.draw_bias, result).axes[0]
+    axes = build_figure(comparison_plots.draw_bias, result).axes[0]
 
     assert axes.lines[0].get_xdata().tolist() == [0.05, 0.0]
     assert any(list(line.get_xdata()) == [0, 0] for line in axes.lines)

@@ -11,8 +11,8 @@ import pytest
 from evaluation_results import build_result
 from PIL import Image
 
-from esmm_tf import report_plots
-from esmm_tf.report_plots import Dot
+from esmm_tf.reports import evaluation_plots
+from esmm_tf.reports.evaluation_plots import Dot
 
 
 def pixels(png):
@@ -30,7 +30,7 @@ def holds(png, color):
 def draw_reliability(**changes):
     result = build_result()
     values = result["tasks"]["ctr"] | changes
-    return report_plots.draw_reliability("ctr", values, result["histograms"]["pctr"])
+    return evaluation_plots.draw_reliability("ctr", values, result["histograms"]["pctr"])
 
 
 def reliability_bin(prediction, label, interval):
@@ -41,7 +41,7 @@ NOTHING = (210, 690)  # pixels of the picture that says that there is nothing to
 
 
 def test_the_examples_of_the_docstrings_hold():
-    assert doctest.testmod(report_plots).failed == 0
+    assert doctest.testmod(evaluation_plots).failed == 0
 
 
 def test_a_plot_carries_neither_version_nor_date():
@@ -69,7 +69,7 @@ def test_settings_are_left_as_they_were():
 
 
 def test_pyplot_is_not_imported():
-    code = "import sys, esmm_tf.report_plots; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, esmm_tf.reports.evaluation_plots; print('matplotlib.pyplot' in sys.modules)"
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -82,8 +82,8 @@ def test_a_bin_without_positives_is_marked_at_the_lower_edge():
     without = draw_reliability(reliability=known)
     within = draw_reliability(reliability=[reliability_bin(0.01, 0.0, None), *known])
 
-    assert not holds(without, report_plots.ORANGE)
-    assert holds(within, report_plots.ORANGE)
+    assert not holds(without, evaluation_plots.ORANGE)
+    assert holds(within, evaluation_plots.ORANGE)
 
 
 @pytest.mark.parametrize(
@@ -105,21 +105,21 @@ def test_odd_bins_are_drawn(bins):
 def test_reliability_is_drawn_without_the_spread_of_the_predictions(histogram):
     values = build_result()["tasks"]["ctr"]
 
-    png = report_plots.draw_reliability("ctr", values, histogram)
+    png = evaluation_plots.draw_reliability("ctr", values, histogram)
 
-    assert holds(png, report_plots.BLUE)
+    assert holds(png, evaluation_plots.BLUE)
 
 
 def test_the_spread_below_clicked_cvr_is_that_of_clicked_impressions():
     result = build_result()
     values, histogram = result["tasks"]["cvr_clicked"], result["histograms"]["pcvr"]
 
-    png = report_plots.draw_reliability("cvr_clicked", values, histogram)
+    png = evaluation_plots.draw_reliability("cvr_clicked", values, histogram)
     others = histogram | {"unclicked": [0] * 60}
 
-    assert png == report_plots.draw_reliability("cvr_clicked", values, others)
-    assert report_plots.draw_reliability("ctr", values, histogram) != (
-        report_plots.draw_reliability("ctr", values, others)
+    assert png == evaluation_plots.draw_reliability("cvr_clicked", values, others)
+    assert evaluation_plots.draw_reliability("ctr", values, histogram) != (
+        evaluation_plots.draw_reliability("ctr", values, others)
     )
 
 
@@ -127,14 +127,14 @@ def test_the_spread_below_clicked_cvr_is_that_of_clicked_impressions():
     "draw",
     [
         lambda: draw_reliability(reliability=[]),
-        lambda: report_plots.draw_roc("ctr", {"roc": {"false_positive_rate": []}}),
-        lambda: report_plots.draw_roc("ctr", {"roc": None}),
-        lambda: report_plots.draw_precision_recall("ctr", {"precision_recall": {}}),
-        lambda: report_plots.draw_precision_recall(
+        lambda: evaluation_plots.draw_roc("ctr", {"roc": {"false_positive_rate": []}}),
+        lambda: evaluation_plots.draw_roc("ctr", {"roc": None}),
+        lambda: evaluation_plots.draw_precision_recall("ctr", {"precision_recall": {}}),
+        lambda: evaluation_plots.draw_precision_recall(
             "ctr", {"precision_recall": {"recall": [None], "precision": [None]}}
         ),
-        lambda: report_plots.draw_histogram("pctr", {"logit_edges": [0, 1], "clicked": [0]}),
-        lambda: report_plots.draw_slices(
+        lambda: evaluation_plots.draw_histogram("pctr", {"logit_edges": [0, 1], "clicked": [0]}),
+        lambda: evaluation_plots.draw_slices(
             "x", [Dot(label="1", value=None, interval=None)], overall=0.5, name="auc"
         ),
     ],
@@ -145,10 +145,10 @@ def test_a_plot_of_nothing_is_small_and_says_so(draw):
 
 def test_the_base_rate_is_the_precision_when_everything_is_called(monkeypatch):
     drawn = []
-    monkeypatch.setattr(report_plots, "_png", drawn.append)
+    monkeypatch.setattr(evaluation_plots, "_png", drawn.append)
     curve = {"recall": [0.5, 1.0, 1.0], "precision": [0.4, 0.3, 0.125]}
 
-    report_plots.draw_precision_recall("ctr", {"auc": 0.6, "precision_recall": curve})
+    evaluation_plots.draw_precision_recall("ctr", {"auc": 0.6, "precision_recall": curve})
 
     labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
     assert labels == ["AP —", "base rate 12.5 %"]
@@ -157,8 +157,8 @@ def test_the_base_rate_is_the_precision_when_everything_is_called(monkeypatch):
 def test_the_two_sides_of_a_histogram_have_the_same_area():
     histogram = {"logit_edges": [-2, -1, 0, 2], "clicked": [0, 6, 0], "unclicked": [600, 600, 0]}
 
-    once = report_plots.draw_histogram("pctr", histogram)
-    tenfold = report_plots.draw_histogram("pctr", histogram | {"unclicked": [6000, 6000, 0]})
+    once = evaluation_plots.draw_histogram("pctr", histogram)
+    tenfold = evaluation_plots.draw_histogram("pctr", histogram | {"unclicked": [6000, 6000, 0]})
 
     assert once == tenfold
 
@@ -166,21 +166,21 @@ def test_the_two_sides_of_a_histogram_have_the_same_area():
 def test_a_histogram_of_one_side_is_drawn():
     histogram = {"logit_edges": [-2, -1, 0], "clicked": [0, 0], "unclicked": [3, 0]}
 
-    png = report_plots.draw_histogram("pctr", histogram)
+    png = evaluation_plots.draw_histogram("pctr", histogram)
 
-    assert holds(png, report_plots.GREY)
-    assert not holds(png, report_plots.ORANGE)
+    assert holds(png, evaluation_plots.GREY)
+    assert not holds(png, evaluation_plots.ORANGE)
 
 
 def test_slices_grow_with_their_values_and_calibration_shows_its_aim():
     dots = [Dot(label=f"v{i}", value=1.0 + i / 99, interval=[0.9, 1.4]) for i in range(30)]
 
-    many = report_plots.draw_slices("x", dots, overall=None, name="calibration")
-    few = report_plots.draw_slices("x", dots[:1], overall=None, name="auc")
+    many = evaluation_plots.draw_slices("x", dots, overall=None, name="calibration")
+    few = evaluation_plots.draw_slices("x", dots[:1], overall=None, name="auc")
 
     assert pixels(many)[0].shape[0] > 2 * pixels(few)[0].shape[0]
-    assert holds(many, report_plots.ORANGE)
-    assert not holds(few, report_plots.ORANGE)
+    assert holds(many, evaluation_plots.ORANGE)
+    assert not holds(few, evaluation_plots.ORANGE)
 
 
 def test_a_label_that_was_changed_names_its_row_and_one_without_value_has_a_dash():
@@ -191,7 +191,7 @@ def test_a_label_that_was_changed_names_its_row_and_one_without_value_has_a_dash
         Dot(label="x" * 300, value=None, interval=None),
     ]
 
-    labels = report_plots._tick_labels(dots)
+    labels = evaluation_plots._tick_labels(dots)
 
     assert labels == [
         "plain $x^2$",

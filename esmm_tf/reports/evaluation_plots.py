@@ -12,9 +12,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from esmm_tf import keys, report_text
-from esmm_tf.plot_style import BLUE, GREY, ORANGE, STYLE, legend_above, nothing, plain
-from esmm_tf.plot_style import to_png as _png
+from esmm_tf import keys
+from esmm_tf.reports import words
+from esmm_tf.reports.plot_style import BLUE, GREY, ORANGE, STYLE, legend_above, nothing, plain
+from esmm_tf.reports.plot_style import to_png as _png
 
 _SIZE = (4.6, 3.9)  # inches
 _LABEL_LENGTH = 20
@@ -43,7 +44,7 @@ def draw_reliability(
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(4.6, 5.0), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        above.set_title(f"{report_text.task_title(task)}: reliability")
+        above.set_title(f"{words.task_title(task)}: reliability")
         bins = [
             part
             for part in values.get("reliability") or []
@@ -98,7 +99,7 @@ def draw_roc(task: str, values: Mapping[str, Any]) -> bytes:
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
-        axes.set_title(f"{report_text.task_title(task)}: ROC")
+        axes.set_title(f"{words.task_title(task)}: ROC")
         x, y = _points(values.get("roc") or {}, "false_positive_rate", "true_positive_rate")
         if not len(x):
             return nothing(figure)
@@ -114,14 +115,14 @@ def draw_precision_recall(task: str, values: Mapping[str, Any]) -> bytes:
     """Returns the PNG of precision against recall; the base rate is the last precision."""
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
-        figure.suptitle(f"{report_text.task_title(task)}: precision and recall", fontsize=10)
+        figure.suptitle(f"{words.task_title(task)}: precision and recall", fontsize=10)
         axes = figure.subplots()
         x, y = _points(values.get("precision_recall") or {}, "recall", "precision")
         if not len(x):
             return nothing(figure)
         label = f"AP {_value_with_bounds(values, 'average_precision')}"
         axes.plot(x, y, color=BLUE, label=label)
-        label = f"base rate {report_text.percent(float(y[-1]))}"
+        label = f"base rate {words.percent(float(y[-1]))}"
         axes.axhline(y[-1], linestyle="--", color=GREY, linewidth=1, label=label)
         limits = _log_limits(y)
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01))
@@ -133,7 +134,7 @@ def draw_precision_recall(task: str, values: Mapping[str, Any]) -> bytes:
 
 def draw_histogram(score: str, histogram: Mapping[str, Any]) -> bytes:
     """Returns the PNG of how a score is spread among clicked and among unclicked impressions."""
-    title = report_text.SCORE_TITLES.get(score, score)
+    title = words.SCORE_TITLES.get(score, score)
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
@@ -177,7 +178,7 @@ def draw_slices(title: str, dots: Sequence[Dot], *, overall: float | None, name:
         axes.set_yticks(range(len(dots)), _tick_labels(dots))
         axes.set_ylim(len(dots) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
-        axes.set_xlabel(report_text.METRIC_TITLES[name])
+        axes.set_xlabel(words.METRIC_TITLES[name])
         return _png(figure)
 
 
@@ -188,7 +189,7 @@ def _tick_labels(dots: Sequence[Dot]) -> list[str]:
         label = plain(dot.label, _LABEL_LENGTH)
         if label != dot.label or not label.strip():
             label = f"{label} (row {row})"
-        labels.append(label if dot.value is not None else f"{label}  {report_text.DASH}")
+        labels.append(label if dot.value is not None else f"{label}  {words.DASH}")
     return labels
 
 
@@ -214,8 +215,8 @@ def _points(curve: Mapping[str, Any], x: str, y: str) -> np.ndarray:
 
 
 def _value_with_bounds(values: Mapping[str, Any], name: str) -> str:
-    value, interval = values.get(name), report_text.interval_of(values, name)
-    return f"{report_text.number(value, interval)} {report_text.bounds(value, interval)}".strip()
+    value, interval = values.get(name), words.interval_of(values, name)
+    return f"{words.number(value, interval)} {words.bounds(value, interval)}".strip()
 
 
 def _log_limits(values: Sequence[float]) -> tuple[float, float]:

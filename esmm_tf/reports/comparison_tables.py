@@ -7,8 +7,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from esmm_tf import report_text
-from esmm_tf.experiment_measures import (
+from esmm_tf.metrics import intervals
+from esmm_tf.reports import words
+from esmm_tf.reports.comparison_measures import (
     METHOD,
     TASKS,
     Measure,
@@ -21,9 +22,8 @@ from esmm_tf.experiment_measures import (
     main_measures,
     seeds,
 )
-from esmm_tf.metrics import intervals
-from esmm_tf.report_text import METRIC_TITLES, METRICS, task_title
-from esmm_tf.tables import Cell, Column, Section, Table
+from esmm_tf.reports.tables import Cell, Column, Section, Table
+from esmm_tf.reports.words import METRIC_TITLES, METRICS, task_title
 
 _FURTHER = (
     ("gauc", 4),
@@ -89,7 +89,7 @@ def _measured(
 
 
 def _differences(result: Mapping[str, Any]) -> Section:
-    level = report_text.percent(intervals.LEVEL)
+    level = words.percent(intervals.LEVEL)
     sentences = [
         "Differences of mean AUCs over the same seeds, on the same test impressions; in bold where "
         "the interval leaves out 0.",
@@ -121,7 +121,7 @@ def _difference_table(result: Mapping[str, Any], task: str) -> Table:
     methods = result["methods"]
     base = _base(result)
     columns, rows = [METHOD], [[Cell(method["title"])] for method in methods.values()]
-    bounds = f"{report_text.percent(intervals.LEVEL)} interval"
+    bounds = f"{words.percent(intervals.LEVEL)} interval"
     if base:
         title = methods[base]["title"]
         columns += [Column(title=f"minus {title}"), Column(title=bounds), Column(title="p-value")]
@@ -142,10 +142,10 @@ def _difference_table(result: Mapping[str, Any], task: str) -> Table:
 def _difference_cells(against: Mapping[str, Any] | None, task: str) -> list[Cell]:
     found = (against or {}).get("tasks", {}).get(task) or {}
     if not found:
-        return [Cell(report_text.DASH)] * 3
+        return [Cell(words.DASH)] * 3
     interval = found["interval"]
-    bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else report_text.DASH
-    return [_difference_cell(found), Cell(bounds), Cell(report_text.p_value(found["p_value"]))]
+    bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else words.DASH
+    return [_difference_cell(found), Cell(bounds), Cell(words.p_value(found["p_value"]))]
 
 
 def _difference_cell(found: Mapping[str, Any]) -> Cell:
@@ -204,16 +204,16 @@ def _by_fraction(
 ) -> Table:
     """Returns a table of one row a method and, in `cells`, one column a fraction."""
     titles = [Cell(result["methods"][name]["title"]) for name in names]
-    shares = [Column(title=report_text.percent(float(of))) for of in fractions(result)]
+    shares = [Column(title=words.percent(float(of))) for of in fractions(result)]
     rows = list(zip(titles, *cells, strict=True))
     return Table(caption=caption, columns=[METHOD, *shares], rows=rows)
 
 
 def _fraction_difference(found: Mapping[str, Any] | None) -> Cell:
     if found is None:
-        return Cell(report_text.DASH)
+        return Cell(words.DASH)
     cell = _difference_cell(found)
-    p_value = report_text.p_value(found["p_value"])
+    p_value = words.p_value(found["p_value"])
     return dataclasses.replace(cell, text=f"{cell.text} ({p_value})")
 
 

@@ -6,10 +6,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from esmm_tf import experiment_measures, keys, report_text
-from esmm_tf.experiment_measures import METHOD
-from esmm_tf.report_text import DASH, count, percent, share
-from esmm_tf.tables import Cell, Column, Section, Table, spread
+from esmm_tf import keys
+from esmm_tf.reports import comparison_measures, words
+from esmm_tf.reports.comparison_measures import METHOD
+from esmm_tf.reports.tables import Cell, Column, Section, Table, spread
+from esmm_tf.reports.words import DASH, count, percent, share
 
 CHOSEN = "chosen"
 
@@ -50,7 +51,7 @@ def _tuning_table(result: Mapping[str, Any]) -> Table:
     tried = list(_tried(result))
     tasks = [
         task
-        for task in experiment_measures.TASKS
+        for task in comparison_measures.TASKS
         if any(task in candidate["aucs"] for _, candidate, _ in tried)
     ]
     columns = [
@@ -58,7 +59,7 @@ def _tuning_table(result: Mapping[str, Any]) -> Table:
         _LEARNING_RATE,
         _SAMPLING_RATE,
         Column(title="Best epoch"),
-        *map(experiment_measures.auc_column, tasks),
+        *map(comparison_measures.auc_column, tasks),
         Column(title="Criterion"),
         Column(title="Choice", is_text=True),
     ]
@@ -208,4 +209,4 @@ def _rate(value: float | None) -> str:
 
 
 def _auc(value: float | None) -> str:
-    return report_text.DASH if value is None else f"{value:.4f}"
+    return words.DASH if value is None else f"{value:.4f}"

@@ -4,18 +4,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from esmm_tf import (
-    experiment_measures,
-    experiment_setup_table,
-    experiment_table,
-    files,
-    keys,
-    report_page,
-    report_text,
+from esmm_tf import files, keys
+from esmm_tf.reports import (
+    comparison_measures,
+    comparison_setup,
+    comparison_tables,
+    page,
     tables,
+    words,
 )
-from esmm_tf.report_page import Plot
-from esmm_tf.tables import Section
+from esmm_tf.reports.page import Plot
+from esmm_tf.reports.tables import Section
 
 TABLE = "table.md"
 PAGE = "index.html"
@@ -29,7 +28,7 @@ def check_installed() -> None:
     Raises:
       UserError: if the extra `report` is not installed.
     """
-    report_page.load_extra("experiment_plots")
+    page.load_extra("experiment_plots")
 
 
 def write_report(result: Mapping[str, Any], directory: str) -> list[str]:
@@ -45,10 +44,10 @@ def write_report(result: Mapping[str, Any], directory: str) -> list[str]:
     Raises:
       UserError: if the extra `report` is not installed.
     """
-    drawing, jinja2 = report_page.load_extra("experiment_plots")
+    drawing, jinja2 = page.load_extra("experiment_plots")
     sections = [
-        *experiment_table.build_sections(result),
-        *experiment_setup_table.build_sections(result),
+        *comparison_tables.build_sections(result),
+        *comparison_setup.build_sections(result),
     ]
     plots = list(_draw(drawing, result))
     contents = {
@@ -63,16 +62,16 @@ def write_report(result: Mapping[str, Any], directory: str) -> list[str]:
 
 def format_table(result: Mapping[str, Any]) -> str:
     """Returns the paper's Table 2 for a terminal."""
-    return tables.format_text(experiment_table.build_main_table(result))
+    return tables.format_text(comparison_tables.build_main_table(result))
 
 
 def _draw(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
-    tasks = experiment_measures.compared_tasks(result)
+    tasks = comparison_measures.compared_tasks(result)
     whole = {name: method["tasks"] for name, method in result["methods"].items()}
     alt = f"AUC by method: {_describe(result, whole, tasks, 'auc')}."
     yield Plot(file="auc.png", png=drawing.draw_auc(result), alt=alt)
     if len(result["fractions"]) > 1:
-        shares = experiment_measures.fractions(result)
+        shares = comparison_measures.fractions(result)
         fewest = _describe(result, result["fractions"][shares[0]], tasks, "auc")
         alt = (
             f"AUC against the share of the training data ({', '.join(map(_percent, shares))}). "
@@ -82,7 +81,7 @@ def _draw(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
     found = _describe(result, whole, tasks, "calibration")
     alt = f"Mean prediction / mean label by method, on a logarithmic axis: {found}."
     yield Plot(file="calibration.png", png=drawing.draw_calibration(result), alt=alt)
-    if experiment_measures.has(result, keys.CVR_ENTIRE, "bias"):
+    if comparison_measures.has(result, keys.CVR_ENTIRE, "bias"):
         alt = (
             "Mean pCVR less the mean true conversion probability, over all impressions: "
             f"{_describe(result, whole, [keys.CVR_ENTIRE], 'bias')}."
@@ -91,7 +90,7 @@ def _draw(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
 
 
 def _percent(fraction: str) -> str:
-    return report_text.percent(float(fraction))
+    return words.percent(float(fraction))
 
 
 def _describe(
@@ -99,7 +98,7 @@ def _describe(
 ) -> str:
     """Returns between which methods' values a metric of each task lies, in words."""
     return "; ".join(
-        f"{report_text.task_title(task)} {_range(result, found, task, metric)}" for task in tasks
+        f"{words.task_title(task)} {_range(result, found, task, metric)}" for task in tasks
     )
 
 
@@ -107,12 +106,12 @@ def _range(result: Mapping[str, Any], found: Mapping[str, Any], task: str, metri
     known = [
         (mean, result["methods"][name]["title"])
         for name, values in found.items()
-        if (mean := experiment_measures.mean_of(values, task, metric)) is not None
+        if (mean := comparison_measures.mean_of(values, task, metric)) is not None
     ]
     if not known:
         return "not defined"
     (low, lowest), (high, highest) = min(known), max(known)
-    return f"from {report_text.number(low)} ({lowest}) to {report_text.number(high)} ({highest})"
+    return f"from {words.number(low)} ({lowest}) to {words.number(high)} ({highest})"
 
 
 def _render_markdown(sections: Sequence[Section], plots: Sequence[Plot]) -> str:
@@ -130,10 +129,10 @@ def _render_markdown(sections: Sequence[Section], plots: Sequence[Plot]) -> str:
 def _render_page(
     jinja2: Any, result: Mapping[str, Any], sections: Sequence[Section], plots: Sequence[Plot]
 ) -> str:
-    template = report_page.build_environment(jinja2).get_template("comparison.html")
+    template = page.build_environment(jinja2).get_template("comparison.html")
     return template.render(
         result=result,
-        seeds=experiment_measures.seeds(result),
+        seeds=comparison_measures.seeds(result),
         sections=sections,
         plots=plots,
         definitions=tables.definitions(sections),

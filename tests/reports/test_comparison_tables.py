@@ -6,13 +6,13 @@ import re
 import pytest
 from comparison_results import HOSTILE, build_result, spread
 
-from esmm_tf import experiment_setup_table, experiment_table, report_text, tables
-from esmm_tf.tables import Cell, Column, Section, Table
+from esmm_tf.reports import comparison_setup, comparison_tables, tables, words
+from esmm_tf.reports.tables import Cell, Column, Section, Table
 
 
 def build_sections(result):
     """Returns the sections of both modules by their keys."""
-    modules = (experiment_table, experiment_setup_table)
+    modules = (comparison_tables, comparison_setup)
     return {part.key: part for module in modules for part in module.build_sections(result)}
 
 
@@ -40,7 +40,7 @@ def test_the_examples_of_the_docstrings_hold():
 
 
 def test_the_main_table_begins_as_the_papers_second_one():
-    table = experiment_table.build_main_table(build_result())
+    table = comparison_tables.build_main_table(build_result())
 
     assert heads(table) == [
         "Method",
@@ -71,7 +71,7 @@ def test_the_main_table_begins_as_the_papers_second_one():
 
 
 def test_the_truth_adds_its_columns():
-    table = experiment_table.build_main_table(build_result(oracle=True))
+    table = comparison_tables.build_main_table(build_result(oracle=True))
 
     assert heads(table)[3] == "CVR AUC (entire space)"
     assert "Calibration (pCVR, entire space)" in heads(table)
@@ -79,7 +79,7 @@ def test_the_truth_adds_its_columns():
 
 
 def test_without_a_method_that_divides_no_share_above_1_is_shown():
-    table = experiment_table.build_main_table(build_result(methods=("base", "esmm"), oracle=True))
+    table = comparison_tables.build_main_table(build_result(methods=("base", "esmm"), oracle=True))
 
     assert not any("Above 1" in head for head in heads(table))
 
@@ -100,7 +100,7 @@ def test_the_best_of_each_auc_is_bold_and_nothing_else():
     result = build_result(methods=("base", "division", "esmm"), oracle=True)
     result["methods"]["base"]["tasks"]["ctcvr"]["auc"] = spread(0.9)
 
-    table = experiment_table.build_main_table(result)
+    table = comparison_tables.build_main_table(result)
 
     assert sorted(bold(table)) == [
         ("BASE", "CTCVR AUC (all)"),
@@ -115,7 +115,7 @@ def test_methods_that_look_equally_good_are_all_bold():
     for name, auc in (("base", 0.650004), ("aman", 0.649996), ("esmm", 0.6499)):
         result["methods"][name]["tasks"]["ctr"]["auc"] = spread(auc)
 
-    table = experiment_table.build_main_table(result)
+    table = comparison_tables.build_main_table(result)
 
     found = [method for method, column in bold(table) if column == "CTR AUC (all)"]
     assert found == ["BASE", "AMAN"]
@@ -137,7 +137,7 @@ def test_what_is_not_defined_is_a_dash(nothing):
     tasks["cvr_entire"]["share_above_1"] = nothing
     del tasks["ctcvr"]
 
-    table = experiment_table.build_main_table(result)
+    table = comparison_tables.build_main_table(result)
 
     row = dict(zip(heads(table)[1:], texts(table)["DIVISION"], strict=True))
     assert {name for name, text in row.items() if text == "—"} == {
@@ -153,7 +153,7 @@ def test_the_papers_two_columns_stand_though_nothing_is_known():
     for method in result["methods"].values():
         method["tasks"] = {}
 
-    table = experiment_table.build_main_table(result)
+    table = comparison_tables.build_main_table(result)
 
     assert texts(table) == {"BASE": ["—", "—"], "ESMM": ["—", "—"]}
 
@@ -327,7 +327,7 @@ def test_every_column_of_the_main_table_is_defined():
 
     found = tables.definitions(build_sections(result).values())
 
-    assert set(heads(experiment_table.build_main_table(result))) - set(found) == {"Method"}
+    assert set(heads(comparison_tables.build_main_table(result))) - set(found) == {"Method"}
     assert all(text == text.strip() for text in found.values())
 
 
@@ -378,7 +378,7 @@ def test_text_from_outside_breaks_no_table():
         ({"mean": 1234567.8, "std": None}, 0, "1,234,568"),
         ({"mean": 19.8944, "std": 0.2}, 3, "19.894 ± 0.200"),
         ({"mean": 1e-12, "std": None}, 4, "0.0000000"),
-        ({"mean": None, "std": None}, 4, report_text.DASH),
+        ({"mean": None, "std": None}, 4, words.DASH),
     ],
 )
 def test_small_means_have_the_decimals_they_need(values, decimals, shown):

@@ -5,9 +5,10 @@ import re
 import pytest
 from evaluation_results import build_result, without_numbers
 
-from esmm_tf import keys, report_remarks
-from esmm_tf.report_remarks import Remark
-from esmm_tf.report_text import METRICS
+from esmm_tf import keys
+from esmm_tf.reports import remarks as report_remarks
+from esmm_tf.reports.remarks import Remark
+from esmm_tf.reports.words import METRICS
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 

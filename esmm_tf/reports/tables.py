@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from esmm_tf.report_text import DASH
+from esmm_tf.reports.words import DASH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,11 @@ import doctest
 
 import pytest
 
-from esmm_tf import report_text
+from esmm_tf.reports import words
 
 
 def test_the_examples_of_the_docstrings_hold():
-    assert doctest.testmod(report_text).failed == 0
+    assert doctest.testmod(words).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,11 @@ def test_the_examples_of_the_docstrings_hold():
     ],
 )
 def test_decimals_follow_the_width_of_the_interval(value, interval, shown):
-    assert report_text.number(value, interval) == shown
+    assert words.number(value, interval) == shown
 
 
 @pytest.mark.parametrize(
     ("part", "whole", "expected"), [(1, 4, 0.25), (1, 0, None), (None, 4, None), (1, None, None)]
 )
 def test_a_share_without_meaning_is_none(part, whole, expected):
-    assert report_text.share(part, whole) == expected
+    assert words.share(part, whole) == expected

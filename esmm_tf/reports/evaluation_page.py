@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from esmm_tf import files, keys, report_page, report_remarks, report_text
+from esmm_tf import files, keys
 from esmm_tf.errors import UserError
-from esmm_tf.report_page import Plot
-from esmm_tf.report_text import METRICS, task_title
+from esmm_tf.reports import page as report_page
+from esmm_tf.reports import remarks, words
+from esmm_tf.reports.page import Plot
+from esmm_tf.reports.words import METRICS, task_title
 
 PAGE = "index.html"
 MAX_SLICE_VALUES = 30
@@ -91,8 +93,8 @@ def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
     template = _environment(jinja2).get_template("evaluation.html")
     return template.render(
         result=result,
-        remarks=report_remarks.find(result),
-        metrics=report_text.shown_metrics(result["tasks"]),
+        remarks=remarks.find(result),
+        metrics=words.shown_metrics(result["tasks"]),
         all_metrics=METRICS,
         slice_metrics=[metric for metric in METRICS if metric.name in SLICE_COLUMNS],
         max_slice_values=MAX_SLICE_VALUES,
@@ -102,13 +104,13 @@ def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
 
 def _environment(jinja2: Any) -> Any:
     environment = report_page.build_environment(jinja2)
-    environment.globals["verdict"] = report_remarks.verdict
+    environment.globals["verdict"] = remarks.verdict
     return environment
 
 
 def _draw_reliability(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
     for task, values in result["tasks"].items():
-        histogram = result["histograms"].get(report_text.TASK_SCORES.get(task))
+        histogram = result["histograms"].get(words.TASK_SCORES.get(task))
         yield Plot(
             file=_file_name("reliability", task),
             png=drawing.draw_reliability(task, values, histogram),
@@ -139,7 +141,7 @@ def _draw_histograms(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
         yield Plot(
             file=_file_name("histogram", score),
             png=drawing.draw_histogram(score, histogram),
-            alt=f"Density of {report_text.SCORE_TITLES.get(score, score)} among clicked and among "
+            alt=f"Density of {words.SCORE_TITLES.get(score, score)} among clicked and among "
             "unclicked impressions.",
         )
 
@@ -153,7 +155,7 @@ def _draw_slices(drawing: Any, result: Mapping[str, Any]) -> Iterator[FieldSlice
             shown = rows[:MAX_SLICE_VALUES]
             plots = []
             for name in SLICE_PLOTS:
-                title = f"{report_text.METRIC_TITLES[name]} of {task_title(task)} by {field}"
+                title = f"{words.METRIC_TITLES[name]} of {task_title(task)} by {field}"
                 png = _draw_dots(drawing, title, rows=shown, overall=overall.get(name), name=name)
                 file = _file_name("slice", str(place), field, task, name)
                 plots.append(Plot(file=file, png=png, alt=_slice_alt(title, shown, name)))
@@ -163,9 +165,7 @@ def _draw_slices(drawing: Any, result: Mapping[str, Any]) -> Iterator[FieldSlice
 
 def _draw_dots(drawing: Any, title: str, *, rows: Rows, overall: float | None, name: str) -> bytes:
     dots = [
-        drawing.Dot(
-            label=value, value=values.get(name), interval=report_text.interval_of(values, name)
-        )
+        drawing.Dot(label=value, value=values.get(name), interval=words.interval_of(values, name))
         for value, values in rows
     ]
     return drawing.draw_slices(title, dots, overall=overall, name=name)
@@ -176,25 +176,22 @@ def _slice_alt(title: str, rows: Rows, name: str) -> str:
     if not known:
         return f"{title}: not defined for any value."
     (low, lowest), (high, highest) = known[0], known[-1]
-    return (
-        f"{title}: from {report_text.number(low)} ({lowest}) to "
-        f"{report_text.number(high)} ({highest})."
-    )
+    return f"{title}: from {words.number(low)} ({lowest}) to {words.number(high)} ({highest})."
 
 
 def _outside(rows: Rows) -> str:
     """Returns how many of the intervals of calibration leave out 1; nothing where there is none."""
-    found = [report_text.interval_of(values, "calibration") for _, values in rows]
+    found = [words.interval_of(values, "calibration") for _, values in rows]
     known = [interval for interval in found if interval is not None]
     outside = sum(not low <= 1 <= high for low, high in known)
     return f"{outside} of {len(known)} calibration intervals leave out 1." if known else ""
 
 
 def _in_words(values: Mapping[str, Any], name: str) -> str:
-    value, interval = values.get(name), report_text.interval_of(values, name)
+    value, interval = values.get(name), words.interval_of(values, name)
     if value is None:
         return "is not defined"
-    return f"{report_text.number(value, interval)} {report_text.bounds(value, interval)}".strip()
+    return f"{words.number(value, interval)} {words.bounds(value, interval)}".strip()
 
 
 def _file_name(*parts: str) -> str:
