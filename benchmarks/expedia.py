@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import input_fn, keys, model_directory, training
+from esmm_tf import keys, model_directory, training
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.config.training import (
@@ -23,6 +23,8 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import Source, find_source
 from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
@@ -86,7 +88,7 @@ def _esmm(config: BenchmarkConfig, records: str, model_dir: str, seed: int) -> d
         GuardConfig(),
     )
     trained = model_directory.load_model(model_dir)
-    source = input_fn.find_source(records, split=keys.TEST)
+    source = find_source(records, split=keys.TEST)
     found = collect_scores(trained.model, trained.schema, source, _READ)
     test = _columns(trained.schema, source)
     return _aucs(test, ctr=found.ctr_logits, cvr=found.cvr_logits, ctcvr=found.ctcvr_logits)
@@ -95,9 +97,7 @@ def _esmm(config: BenchmarkConfig, records: str, model_dir: str, seed: int) -> d
 def _trees(records: str, seed: int) -> dict[str, float]:
     """Returns the AUCs of one forest for clicks and one for bookings of clicked hotels."""
     schema = toml_file.load_schema(os.path.join(records, keys.SCHEMA_FILE))
-    data = {
-        split: _columns(schema, input_fn.find_source(records, split=split)) for split in _SPLITS
-    }
+    data = {split: _columns(schema, find_source(records, split=split)) for split in _SPLITS}
     train, test = data[keys.TRAIN], data[keys.TEST]
     clicked = train[keys.CLICK] == 1
     ctr = _fit(train["features"], train[keys.CLICK], seed).predict_proba(test["features"])[:, 1]
@@ -113,7 +113,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, seed: int) -> HistGradientBoo
     return model.fit(features, labels)
 
 
-def _columns(schema: Schema, source: input_fn.Source) -> Arrays:
+def _columns(schema: Schema, source: Source) -> Arrays:
     """Returns labels, `random_bool` and the numeric features of every impression."""
     parts: dict[str, list[np.ndarray]] = {}
     for batch in input_fn.build_dataset(source, schema, _READ, carry=True):

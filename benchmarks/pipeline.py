@@ -15,9 +15,9 @@ import time
 from collections.abc import Sequence
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import manifest
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
+from esmm_tf.data import manifest
 from pipelines import ali_ccp_fields, synthetic
 
 _MIB = 1 << 20

@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import evaluation, input_fn, keys, model_directory, training
+from esmm_tf import evaluation, keys, model_directory, training
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.config.training import (
@@ -22,6 +22,7 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data.source import find_source
 from esmm_tf.scores import collect_scores
 from pipelines import ali_ccp, synthetic
 from pipelines.config import DataSetConfig, EngineConfig
@@ -97,7 +98,7 @@ def _aucs(config: BenchmarkConfig, records: str, *, model_dir: str, seed: int) -
         GuardConfig(),
     )
     trained = model_directory.load_model(model_dir)
-    source = input_fn.find_source(records, split=keys.TEST)
+    source = find_source(records, split=keys.TEST)
     found = collect_scores(trained.model, trained.schema, source, _READ)
     tasks = evaluation.evaluate_scores(found).tree["tasks"]
     return {task: tasks[task]["auc"] for task in _TASKS}

@@ -18,19 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_tf.data.source import Source, find_source
 
 # isort: split
 import tensorflow as tf
 
-from esmm_tf import (
-    dense_inputs,
-    input_fn,
-    keys,
-    model_directory,
-    saved_model,
-    serving_requests,
-    training,
-)
+from esmm_tf import dense_inputs, keys, model_directory, saved_model, serving_requests, training
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.config.training import (
@@ -97,7 +90,7 @@ def main(config: BenchmarkConfig) -> None:
         if not model_dir:
             model_dir, files = _train(config, directory)
         trained = model_directory.load_model(model_dir)
-        pool = _read_pool(trained.schema, input_fn.find_source(files, split=config.split))
+        pool = _read_pool(trained.schema, find_source(files, split=config.split))
         path = os.path.join(directory, "saved_model")
         widths = _choose_widths(pool, trained.schema)
         saved_model.save(trained.model, trained.schema, path, widths=widths)
@@ -127,7 +120,7 @@ def _train(config: BenchmarkConfig, directory: str) -> tuple[str, str]:
     return model_dir, logs
 
 
-def _read_pool(schema: Schema, source: input_fn.Source) -> list[Impression]:
+def _read_pool(schema: Schema, source: Source) -> list[Impression]:
     """Returns impressions in the order of the files."""
     return list(itertools.islice(serving_requests.read_impressions(source, schema), _POOL))
 

@@ -12,7 +12,7 @@ import numpy as np
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
-from esmm_tf.shards import DataSetWriter
+from esmm_tf.data.writer import DataSetWriter
 from pipelines import synthetic
 from pipelines.exposure import Shop
 

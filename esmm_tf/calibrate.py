@@ -1,10 +1,11 @@
 """`python -m esmm_tf.calibrate`: fits a trained model's probabilities to records it never saw."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import calibration_report, data_guards, input_fn, keys, model_directory, training_data
+from esmm_tf import calibration_report, data_guards, keys, model_directory, training_data
 from esmm_tf.calibration import Calibration, describe
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import CalibrateConfig
+from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.scores import collect_scores
 
 
@@ -15,8 +16,8 @@ def main(config: CalibrateConfig) -> None:
         model_directory.remove_calibration(config.model_dir)
         print(f"{config.model_dir} has no calibration now")
         return
-    source = input_fn.find_source(config.files, split=config.split)
-    input_fn.check_schema(source, trained.schema)
+    source = find_source(config.files, split=config.split)
+    check_schema(source, trained.schema)
     own = (training_data.EARLY_STOPPING, training_data.CALIBRATION)
     data_guards.check_used(config.model_dir, source, config, allowed=own)
     scores = collect_scores(trained.model, trained.schema, source, config.input_config())

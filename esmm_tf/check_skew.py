@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_tf.data.source import check_schema, find_source
 
 # isort: split
 import grpc
@@ -21,7 +22,6 @@ from esmm_tf import (
     dense_inputs,
     exporter,
     files,
-    input_fn,
     keys,
     model_card,
     model_directory,
@@ -59,8 +59,8 @@ def main(config: SkewConfig) -> None:
       SystemExit: with code 1 if scores differ or a signature gives none.
     """
     trained = model_directory.load_model(config.model_dir)
-    source = input_fn.find_source(config.files, split=config.split)
-    input_fn.check_schema(source, trained.schema)
+    source = find_source(config.files, split=config.split)
+    check_schema(source, trained.schema)
     loaded, export = load_export(config.export_dir, version=config.version)
     notes = [skew_causes.describe_schemas(trained.schema, export.schema)]
     notes += skew_causes.describe_models(trained, export)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_tf.data.source import find_source
 
 # isort: split
 import tensorflow as tf
@@ -19,7 +20,6 @@ from esmm_tf import (
     experiment_results,
     experiment_run,
     files,
-    input_fn,
     keys,
     model_directory,
 )
@@ -104,7 +104,7 @@ def _describe_data(config: CompareConfig) -> dict[str, Any]:
     """
     splits = {}
     for split in (keys.TRAIN, keys.VALIDATION, keys.TEST):
-        source = input_fn.find_source(config.data_dir, split=split)
+        source = find_source(config.data_dir, split=split)
         splits[split] = dataclasses.asdict(source.labels)
     return {"directory": config.data_dir, "splits": splits}
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import callbacks, findings, input_fn, label_leaks, model_directory, training_data
+from esmm_tf import callbacks, findings, label_leaks, model_directory, training_data
 from esmm_tf.config.training import OFF, GuardConfig
+from esmm_tf.data.source import Source
 from esmm_tf.schema.schema import Schema
 from esmm_tf.training_data import TrainingData
 
@@ -24,7 +25,7 @@ def check_shards(data: TrainingData, config: GuardConfig, writer: tf.summary.Sum
     findings.act(training_data.judge_shared(data), config)
 
 
-def check_sampling(train: input_fn.Source, validation: input_fn.Source) -> None:
+def check_sampling(train: Source, validation: Source) -> None:
     """Warns if validation keeps another share of the unclicked impressions than training.
 
     While a model trains, its probabilities are those of the records that it trains on.
@@ -40,7 +41,7 @@ def check_sampling(train: input_fn.Source, validation: input_fn.Source) -> None:
 
 
 def check_features(
-    source: input_fn.Source,
+    source: Source,
     schema: Schema,
     config: GuardConfig,
     writer: tf.summary.SummaryWriter,
@@ -62,7 +63,7 @@ def check_features(
 
 
 def check_used(
-    model_dir: str, source: input_fn.Source, config: Any, *, allowed: Collection[str] = ()
+    model_dir: str, source: Source, config: Any, *, allowed: Collection[str] = ()
 ) -> Mapping[str, Collection[str]] | None:
     """Checks that a model is not measured on, or fitted to, shards that it has seen.
 

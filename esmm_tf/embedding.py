@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf.ragged import row_ids
+from esmm_tf.data.ragged import row_ids
 from esmm_tf.schema.schema import Table
 
 

@@ -6,18 +6,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import (
-    comparison,
-    data_guards,
-    evaluation,
-    files,
-    input_fn,
-    keys,
-    model_directory,
-    scores,
-)
+from esmm_tf import comparison, data_guards, evaluation, files, keys, model_directory, scores
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
+from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.model_directory import TrainedModel
 from esmm_tf.reports import evaluation_page, evaluation_text
 from esmm_tf.scores import Scores
@@ -26,7 +18,7 @@ from esmm_tf.scores import Scores
 def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     """Measures a trained model and writes evaluation.json."""
     path = config.output or os.path.join(score.model_dir, keys.EVALUATION_FILE)
-    source = input_fn.find_source(score.files, split=score.split)
+    source = find_source(score.files, split=score.split)
     trained = _load_model(score.model_dir, source)
     if config.report_dir:
         evaluation_page.check_installed()
@@ -53,14 +45,14 @@ def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     print(f"wrote {', '.join(written)}")
 
 
-def _load_model(model_dir: str, source: input_fn.Source) -> TrainedModel:
+def _load_model(model_dir: str, source: Source) -> TrainedModel:
     trained = model_directory.load_model(model_dir)
-    input_fn.check_schema(source, trained.schema)
+    check_schema(source, trained.schema)
     return trained
 
 
 def _prepare_baseline(
-    score: ScoreConfig, config: EvaluateConfig, source: input_fn.Source
+    score: ScoreConfig, config: EvaluateConfig, source: Source
 ) -> Callable[[Scores], Scores] | None:
     """Returns what gives the impressions as the baseline scores them, if there is one.
 
@@ -81,7 +73,7 @@ def _prepare_baseline(
 
 
 def _collect(
-    trained: TrainedModel, score: ScoreConfig, source: input_fn.Source, *, slices: tuple[str, ...]
+    trained: TrainedModel, score: ScoreConfig, source: Source, *, slices: tuple[str, ...]
 ) -> Scores:
     return scores.collect_scores(
         trained.model, trained.schema, source, score.input_config(), slices=slices
@@ -91,7 +83,7 @@ def _collect(
 def _origin(
     score: ScoreConfig,
     trained: TrainedModel,
-    source: input_fn.Source,
+    source: Source,
     used: Mapping[str, Collection[str]] | None,
 ) -> dict[str, Any]:
     """Returns which model was measured on which files, and what it knows of them."""

@@ -12,22 +12,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - each process of a run begins here
+from esmm_tf.data.source import find_source
 
 # isort: split
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import (
-    console,
-    evaluation,
-    experiment,
-    files,
-    input_fn,
-    keys,
-    model_directory,
-    training,
-)
+from esmm_tf import console, evaluation, experiment, files, keys, model_directory, training
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import (
     OFF,
@@ -206,7 +198,7 @@ def _seconds(epoch: Mapping[str, Any]) -> float:
 def _measure(run: Run, settings: Settings, file: str) -> None:
     """Measures a trained run on the split of a file, on test with the influences of its AUCs."""
     trained = model_directory.load_model(_model_dir(run, settings))
-    source = input_fn.find_source(settings.compare.data_dir, split=_SPLITS[file])
+    source = find_source(settings.compare.data_dir, split=_SPLITS[file])
     found = evaluation.evaluate_scores(collect_scores(trained.model, trained.schema, source, _READ))
     output_dir = settings.compare.output_dir
     if file == experiment.TEST_FILE:

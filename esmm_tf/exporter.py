@@ -13,7 +13,6 @@ from esmm_tf import (
     dense_inputs,
     files,
     golden,
-    input_fn,
     keys,
     model_card,
     saved_model,
@@ -22,6 +21,7 @@ from esmm_tf import (
     warmup,
 )
 from esmm_tf.config.serving import ExportConfig
+from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.schema import toml_file
@@ -42,7 +42,7 @@ def export(trained: TrainedModel, config: ExportConfig) -> str:
     """
     warmup.check_batch_sizes(config.batch_sizes)
     source = find_held_out(config, trained.settings)
-    input_fn.check_schema(source, trained.schema)
+    check_schema(source, trained.schema)
     version = _choose_version(config)
     path = os.path.join(config.export_dir, str(version))
     temporary = os.path.join(config.export_dir, f".{version}.tmp")
@@ -59,21 +59,21 @@ def export(trained: TrainedModel, config: ExportConfig) -> str:
     return path
 
 
-def find_held_out(config: ExportConfig, settings: Settings) -> input_fn.Source:
+def find_held_out(config: ExportConfig, settings: Settings) -> Source:
     """Returns records that the model was not trained on, of which requests are made.
 
     Raises:
       UserError: if --files names none and those of the training are not found.
     """
     if config.files:
-        return input_fn.find_source(config.files, split=config.split)
+        return find_source(config.files, split=config.split)
     train = settings.train
     options = [(train.validation_files, keys.VALIDATION)] if train.validation_files else []
     if tf.io.gfile.isdir(train.train_files):
         options += [(train.train_files, split) for split in (keys.TEST, keys.VALIDATION)]
     for patterns, split in options:
         with contextlib.suppress(UserError):
-            return input_fn.find_source(patterns, split=split)
+            return find_source(patterns, split=split)
     raise UserError(
         "Warm-up and golden requests are made of held-out records, and neither --validation_files "
         "nor a split 'test' of the training data set is found. Name some with --files."
@@ -111,7 +111,7 @@ def _write_version(
     config: ExportConfig,
     *,
     version: int,
-    source: input_fn.Source,
+    source: Source,
 ) -> None:
     schema = trained.schema
     sample = serving_requests.read_impressions(source, schema)

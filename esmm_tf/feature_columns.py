@@ -12,8 +12,8 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys
+from esmm_tf.data.ragged import row_ids
 from esmm_tf.errors import UserError
-from esmm_tf.ragged import row_ids
 from esmm_tf.schema.columns import (
     INT64,
     BucketizedColumn,

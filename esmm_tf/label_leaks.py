@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from esmm_tf import input_fn
+from esmm_tf.data.numpy_batches import Batch, Rows, is_number, read_batches
+from esmm_tf.data.source import Source
+from esmm_tf.data.tally import Tally, shorten_numbers
 from esmm_tf.findings import Finding
 from esmm_tf.metrics import exact
-from esmm_tf.numpy_batches import Batch, Rows, is_number, read_batches
 from esmm_tf.schema.columns import BucketizedColumn
 from esmm_tf.schema.schema import MANY, Feature, Schema
-from esmm_tf.tally import Tally, shorten_numbers
 
 MIN_POSITIVES = 20
 
@@ -37,7 +37,7 @@ METRICS = tuple(_TASKS)
 Aucs = Mapping[str, Mapping[str, float | None]]
 
 
-def measure_leaks(source: input_fn.Source, schema: Schema, *, impressions: int) -> Aucs:
+def measure_leaks(source: Source, schema: Schema, *, impressions: int) -> Aucs:
     """Returns the AUCs of every feature, as `LeakMeter.result`, on the first impressions.
 
     Raises:

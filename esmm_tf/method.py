@@ -9,6 +9,7 @@ import tf_keras
 
 from esmm_tf import keys
 from esmm_tf.config.training import ModelConfig
+from esmm_tf.data.sampling import Sampling
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import build_inputs
 from esmm_tf.losses import LossTerm, Outputs, cross_entropy_of
@@ -20,7 +21,6 @@ from esmm_tf.model import (
     TowerLogits,
     build_tower,
 )
-from esmm_tf.sampling import Sampling
 from esmm_tf.schema.schema import Schema
 
 _SEED_STRIDE = 1000

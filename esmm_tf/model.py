@@ -9,11 +9,11 @@ import tf_keras
 
 from esmm_tf import keys, losses
 from esmm_tf.config.training import ModelConfig
+from esmm_tf.data.sampling import Sampling
 from esmm_tf.embedding import FusedEmbedding
 from esmm_tf.feature_columns import CategoricalReader, scale_numeric
 from esmm_tf.losses import Labels, LossTerm, Outputs
 from esmm_tf.metrics import streaming
-from esmm_tf.sampling import Sampling
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Schema
 

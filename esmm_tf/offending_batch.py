@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, keys, manifest, parsing
+from esmm_tf import keys
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn, manifest, parsing
+from esmm_tf.data.source import ALL, Source, Subset
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import Schema
@@ -18,7 +20,7 @@ DIRECTORY = "offending_batch"
 
 
 def save_batch(
-    source: input_fn.Source,
+    source: Source,
     schema: Schema,
     config: InputConfig,
     *,
@@ -26,7 +28,7 @@ def save_batch(
     place: int,
     split: str,
     model_dir: str,
-    subset: input_fn.Subset = input_fn.ALL,
+    subset: Subset = ALL,
 ) -> str:
     """Saves a batch in `model_dir` and returns where it is and what of its numbers stands out.
 
@@ -59,7 +61,7 @@ def save_batch(
 
 
 def _build_manifest(
-    batch: Mapping[str, Any], source: input_fn.Source, *, split: str, num_records: int
+    batch: Mapping[str, Any], source: Source, *, split: str, num_records: int
 ) -> manifest.Manifest:
     labels = {name: values.numpy() for name, values in batch["labels"].items()}
     shard = manifest.Shard(

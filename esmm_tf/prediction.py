@@ -10,8 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from esmm_tf import files, input_fn, keys
+from esmm_tf import files, keys
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import Source
 from esmm_tf.errors import UserError
 from esmm_tf.model import build_scorer
 from esmm_tf.schema.schema import Schema
@@ -19,9 +21,7 @@ from esmm_tf.schema.schema import Schema
 Columns = Mapping[str, np.ndarray]
 
 
-def predict(
-    model: Any, schema: Schema, source: input_fn.Source, config: InputConfig
-) -> Iterator[Columns]:
+def predict(model: Any, schema: Schema, source: Source, config: InputConfig) -> Iterator[Columns]:
     """Yields the columns of each batch: carried keys, `pctr`, `pcvr`, `pctcvr`.
 
     Impressions come in the order of the files. Strings are text; bytes that are not UTF-8 are

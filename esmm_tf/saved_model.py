@@ -5,7 +5,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, keys, parsing
+from esmm_tf import dense_inputs, keys
+from esmm_tf.data import parsing
 from esmm_tf.dense_inputs import Widths
 from esmm_tf.feature_columns import CategoricalReader
 from esmm_tf.schema.schema import Schema

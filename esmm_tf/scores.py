@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import input_fn, keys
+from esmm_tf import keys
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import Source
 from esmm_tf.errors import UserError
 from esmm_tf.metrics import intervals
 from esmm_tf.model import build_scorer
@@ -145,7 +147,7 @@ def ctcvr_logits(ctr_logits: np.ndarray, cvr_logits: np.ndarray) -> np.ndarray:
 def collect_scores(
     model: Any,
     schema: Schema,
-    source: input_fn.Source,
+    source: Source,
     config: InputConfig,
     *,
     slices: Sequence[str] = (),

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, input_fn, records, saved_model
+from esmm_tf import dense_inputs, saved_model
+from esmm_tf.data import records
+from esmm_tf.data.source import Source
 from esmm_tf.dense_inputs import Widths
 from esmm_tf.schema.schema import Schema
 
@@ -26,7 +28,7 @@ class Impression(NamedTuple):
         return self.context + self.candidate
 
 
-def read_impressions(source: input_fn.Source, schema: Schema) -> Iterator[Impression]:
+def read_impressions(source: Source, schema: Schema) -> Iterator[Impression]:
     """Yields the impressions of records in the order of the files."""
     dataset = tf.data.TFRecordDataset(list(source.files), compression_type=source.compression)
     for serialized in dataset.as_numpy_iterator():

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import console, input_fn, keys, saved_model, serving_requests, skew_causes
+from esmm_tf import console, keys, saved_model, serving_requests, skew_causes
 from esmm_tf.config.serving import SkewConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import Source
 from esmm_tf.model import build_scorer
 from esmm_tf.model_directory import TrainedModel
 from esmm_tf.schema.schema import Schema
@@ -120,7 +122,7 @@ def compare(
     trained: TrainedModel,
     export: Export,
     servers: Mapping[str, Score],
-    source: input_fn.Source,
+    source: Source,
     config: SkewConfig,
 ) -> list[Comparison]:
     """Returns a comparison of each signature of each server.
@@ -151,9 +153,7 @@ def compare(
     return [one for one in comparisons if one.impressions or one.refusal]
 
 
-def _read_batches(
-    trained: TrainedModel, source: input_fn.Source, config: SkewConfig
-) -> Iterator[_Batch]:
+def _read_batches(trained: TrainedModel, source: Source, config: SkewConfig) -> Iterator[_Batch]:
     """Yields batches of at most `batch_size` impressions, of large groups too."""
     dataset = input_fn.build_dataset(source, trained.schema, config.input_config(), carry=True)
     scorer = build_scorer(trained.model, dataset.element_spec["features"])

@@ -13,16 +13,17 @@ from esmm_tf import (
     callbacks,
     data_guards,
     guard_rails,
-    input_fn,
     keys,
     model_directory,
     offending_batch,
     training_data,
 )
 from esmm_tf.config.training import GuardConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.sampling import Sampler
+from esmm_tf.data.source import ALL, Source, Subset
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
-from esmm_tf.sampling import Sampler
 from esmm_tf.schema.schema import Schema
 
 
@@ -36,8 +37,8 @@ class Trainer:
         settings: model_directory.Settings,
         *,
         guards: GuardConfig,
-        source: input_fn.Source,
-        validation: input_fn.Source | None,
+        source: Source,
+        validation: Source | None,
         sampler: Sampler | None,
     ) -> None:
         self._sampler = sampler
@@ -195,12 +196,12 @@ class Trainer:
             place=place,
             split=split,
             model_dir=self._settings.train.model_dir,
-            subset=self._subset(seed) if is_training else input_fn.ALL,
+            subset=self._subset(seed) if is_training else ALL,
         )
 
-    def _subset(self, seed: int) -> input_fn.Subset:
+    def _subset(self, seed: int) -> Subset:
         """Returns which part of the training records an epoch sees."""
-        return input_fn.Subset(
+        return Subset(
             fraction=self._settings.train.train_fraction,
             sampler=self._sampler and dataclasses.replace(self._sampler, seed=seed),
         )
@@ -211,7 +212,7 @@ class Trainer:
             self._schema,
             self._settings.input,
             seed=seed,
-            subset=input_fn.ALL if seed is None else self._subset(seed),
+            subset=ALL if seed is None else self._subset(seed),
         )
         return input_fn.training_tuples(dataset)
 

@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import ctr_network, data_guards, input_fn, keys, model_directory
+from esmm_tf import ctr_network, data_guards, keys, model_directory
 from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
@@ -15,13 +15,14 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data.sampling import LabelCounts, Sampler, Sampling
+from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.method import Method
 from esmm_tf.methods import load_method
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.optimizers import RowwiseAdam
-from esmm_tf.sampling import LabelCounts, Sampler, Sampling
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from esmm_tf.trainer import Trainer
@@ -43,15 +44,15 @@ def train(
     same settings; the order of the records depends on seed and epoch alone, so that the result is
     the same.
     """
-    source = input_fn.find_source(train_config.train_files, split=keys.TRAIN)
+    source = find_source(train_config.train_files, split=keys.TRAIN)
     schema = toml_file.load_schema(
         train_config.schema or os.path.join(source.directory, keys.SCHEMA_FILE)
     )
-    input_fn.check_schema(source, schema)
+    check_schema(source, schema)
     validation = None
     if train_config.validation_files:
-        validation = input_fn.find_source(train_config.validation_files, split=keys.VALIDATION)
-        input_fn.check_schema(validation, schema)
+        validation = find_source(train_config.validation_files, split=keys.VALIDATION)
+        check_schema(validation, schema)
         data_guards.check_sampling(source, validation)
     settings = Settings(
         train=train_config,
@@ -92,7 +93,7 @@ def _build_model(
     method: Method,
     settings: Settings,
     schema: Schema,
-    source: input_fn.Source,
+    source: Source,
     *,
     sampling: Sampling | None,
     ctr: TrainedModel | None,
@@ -119,7 +120,7 @@ def _build_model(
 def _build_sampler(
     settings: Settings,
     schema: Schema,
-    source: input_fn.Source,
+    source: Source,
     *,
     sampling: Sampling | None,
     ctr: TrainedModel | None,

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 
-from esmm_tf import files, input_fn, keys
+from esmm_tf import files, keys
+from esmm_tf.data.source import Source
 from esmm_tf.findings import Finding
 
 FORMAT_VERSION = 1
@@ -40,7 +41,7 @@ class TrainingData:
 
 
 def identify_data(
-    train: input_fn.Source, validation: input_fn.Source | None, *, early_stopping: bool
+    train: Source, validation: Source | None, *, early_stopping: bool
 ) -> TrainingData:
     """Returns the shards of a run, each with its fingerprint."""
     return TrainingData(
@@ -50,7 +51,7 @@ def identify_data(
     )
 
 
-def identify_shards(source: input_fn.Source) -> tuple[Shard, ...]:
+def identify_shards(source: Source) -> tuple[Shard, ...]:
     """Returns the shards that hold impressions: all empty ones are alike."""
     names = [
         file
@@ -121,7 +122,7 @@ def load_data(model_dir: str) -> TrainingData | None:
 
 
 def used_in_training(
-    model_dir: str, source: input_fn.Source, *, calibrated_on: Collection[str] = ()
+    model_dir: str, source: Source, *, calibrated_on: Collection[str] = ()
 ) -> dict[str, tuple[str, ...]] | None:
     """Returns the files of a source that a model has seen, by what they were used for.
 
@@ -151,7 +152,7 @@ def used_in_training(
     return {use: names for use, names in found.items() if names}
 
 
-def judge_used(used: Mapping[str, Sequence[str]] | None, source: input_fn.Source) -> Finding | None:
+def judge_used(used: Mapping[str, Sequence[str]] | None, source: Source) -> Finding | None:
     """Returns what is wrong if a model is measured on, or fitted to, shards that it has seen."""
     if not used:
         return None

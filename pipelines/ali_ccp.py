@@ -15,10 +15,10 @@ import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Schema
-from esmm_tf.shards import DataSetWriter
 from pipelines import ali_ccp_checks, ali_ccp_rows, raw_files, vocabulary
 from pipelines.ali_ccp_groups import GroupBuilder
 from pipelines.config import DataSetConfig, EngineConfig

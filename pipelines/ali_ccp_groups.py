@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from esmm_tf import keys, records
+from esmm_tf import keys
+from esmm_tf.data import records
 from esmm_tf.schema.schema import CONTEXT
 from pipelines.ali_ccp_rows import tokens_of
 from pipelines.ragged import Values

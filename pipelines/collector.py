@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
-from esmm_tf.numpy_batches import Batch, Rows, is_number
+from esmm_tf.data.numpy_batches import Batch, Rows, is_number
+from esmm_tf.data.tally import Tally, shorten_numbers
 from esmm_tf.schema.columns import INT64, IdentityColumn, VocabularyColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.tally import Tally, shorten_numbers
 from pipelines.statistics import (
     DataStatistics,
     FeatureStatistics,

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from esmm_tf.config.fields import setting
+from esmm_tf.data.writer import DataSetWriter, check_keep_rate, check_output
 from esmm_tf.errors import UserError
 from esmm_tf.schema.schema import Schema
-from esmm_tf.shards import DataSetWriter, check_keep_rate, check_output
 from pipelines import sampling
 
 ENGINES = ("duckdb", "spark")

@@ -21,8 +21,8 @@ from sqlframe.duckdb import functions as F  # noqa: N812 - its customary name
 from sqlframe.duckdb import types as T  # noqa: N812 - likewise
 
 from esmm_tf import console
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
-from esmm_tf.shards import DataSetWriter
 from pipelines.config import EngineConfig
 from pipelines.engine import Batches, Report, ToGroups, header_columns
 from pipelines.kept_rows import keep, keep_pieces

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from esmm_tf.data.records import Group
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
-from esmm_tf.records import Group
-from esmm_tf.shards import DataSetWriter
 from pipelines.config import EngineConfig
 
 Report = Callable[[int], Any]

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Iterator
 
-from esmm_tf import input_fn
 from esmm_tf.config.fields import setting
+from esmm_tf.data.source import Source
 from esmm_tf.errors import UserError
 from pipelines.drift import JENSEN_SHANNON, Change, Differences, FeatureDifference
 from pipelines.statistics import DataStatistics, FeatureStatistics, LabelStatistics
@@ -59,7 +59,7 @@ class Finding:
 
 def find_all(
     statistics: DataStatistics,
-    source: input_fn.Source,
+    source: Source,
     differences: Differences | None,
     thresholds: ThresholdConfig,
 ) -> tuple[Finding, ...]:
@@ -95,7 +95,7 @@ def _broken_labels(labels: LabelStatistics) -> Iterator[Finding]:
         )
 
 
-def _miscounts(labels: LabelStatistics, source: input_fn.Source) -> Iterator[Finding]:
+def _miscounts(labels: LabelStatistics, source: Source) -> Iterator[Finding]:
     for name in ("impressions", "clicks", "conversions"):
         declared = sum(getattr(shard, name) for shard in source.shards)
         read = getattr(labels, name)

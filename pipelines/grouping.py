@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from esmm_tf import keys, records
+from esmm_tf import keys
+from esmm_tf.data import records
 from esmm_tf.schema.columns import FLOAT32
 from esmm_tf.schema.schema import CONTEXT, Feature, Key
 from pipelines import sampling

@@ -9,7 +9,7 @@ the logit of pCTR is corrected by its logarithm; pCVR, given the click, stays wh
 import numpy as np
 
 from esmm_tf import keys
-from esmm_tf.shards import DataSetWriter
+from esmm_tf.data.writer import DataSetWriter
 from pipelines import hashing
 
 SAMPLED_SPLITS = (keys.TRAIN, keys.VALIDATION)

@@ -22,7 +22,8 @@ from pyspark.sql import functions as F  # noqa: N812 - its customary name
 from pyspark.sql.pandas.types import from_arrow_schema
 
 import esmm_tf.startup  # noqa: F401 - workers import this module before any that needs TensorFlow
-from esmm_tf import manifest, shards
+from esmm_tf.data import manifest
+from esmm_tf.data.writer import DataSetWriter, write_shards
 from esmm_tf.errors import UserError
 from esmm_tf.schema.schema import Schema
 from pipelines import spark_session
@@ -150,7 +151,7 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
         *,
         order: Sequence[str],
         to_groups: ToGroups,
-        writer: shards.DataSetWriter,
+        writer: DataSetWriter,
     ) -> None:
         """Writes the rows of a frame as groups, each task one shard of each split.
 
@@ -247,9 +248,7 @@ def _write(
     batches: Batches, *, to_groups: ToGroups, schema: Schema, directory: str, compression: str
 ) -> Batches:
     """Yields the shards that hold the groups of one task's rows."""
-    written = shards.write_shards(
-        to_groups(batches), schema, directory=directory, compression=compression
-    )
+    written = write_shards(to_groups(batches), schema, directory=directory, compression=compression)
     rows = [{"split": split, **dataclasses.asdict(shard)} for split, shard in written.items()]
     yield pa.RecordBatch.from_pylist(rows, schema=_SHARD)
 

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import console, keys, records
+from esmm_tf import console, keys
 from esmm_tf.config import flags
+from esmm_tf.data import records
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema.columns import INT64, IdentityColumn
 from esmm_tf.schema.schema import ONE, Feature, Schema, Table
-from esmm_tf.shards import DataSetWriter
 from pipelines import ali_ccp_fields, ali_ccp_raw, sampling
 from pipelines.exposure import Groups, Shop
 from pipelines.synthetic_log import ALI_CCP_RAW, TFRECORD, SyntheticConfig, draw_chunks, num_ids

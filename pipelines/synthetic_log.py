@@ -7,9 +7,9 @@ import numpy as np
 
 from esmm_tf import keys
 from esmm_tf.config.fields import setting
+from esmm_tf.data.writer import check_keep_rate
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import check_choice
-from esmm_tf.shards import check_keep_rate
 from pipelines import ali_ccp_fields
 from pipelines.exposure import Groups, Shop, TruthConfig
 from pipelines.world import BEHAVIOURS, num_visited_ids

@@ -9,11 +9,13 @@ import os
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import input_fn, keys, label_leaks, manifest
+from esmm_tf import keys, label_leaks
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
+from esmm_tf.data import manifest
+from esmm_tf.data.numpy_batches import read_batches
+from esmm_tf.data.source import Source, find_source
 from esmm_tf.errors import UserError
-from esmm_tf.numpy_batches import read_batches
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from pipelines import drift, findings, report, statistics
@@ -78,7 +80,7 @@ def main(config: ValidateConfig, thresholds: ThresholdConfig) -> None:
         raise SystemExit(_HAS_FINDINGS)
 
 
-def find_split(directory: str, split: str) -> input_fn.Source:
+def find_split(directory: str, split: str) -> Source:
     """Returns the shards of a split, of all splits for `all`, or by default those of `train`.
 
     Raises:
@@ -88,9 +90,9 @@ def find_split(directory: str, split: str) -> input_fn.Source:
     found = manifest.load_manifest(directory)
     splits = found.splits
     if split and split != _ALL:
-        return input_fn.find_source(directory, split=split)
+        return find_source(directory, split=split)
     if not split and keys.TRAIN in splits:
-        return input_fn.find_source(directory, split=keys.TRAIN)
+        return find_source(directory, split=keys.TRAIN)
     rates = {name: found.keep_rate(name) for name in splits}
     if len(set(rates.values())) > 1:
         raise UserError(
@@ -98,12 +100,10 @@ def find_split(directory: str, split: str) -> input_fn.Source:
             "no rate of all would mean anything. Read one of them with --split or --baseline_split."
         )
     files = [os.path.join(directory, shard.file) for shards in splits.values() for shard in shards]
-    return input_fn.find_source(",".join(files), split=_ALL)
+    return find_source(",".join(files), split=_ALL)
 
 
-def describe(
-    source: input_fn.Source, schema: Schema, *, measure_leaks: bool
-) -> statistics.DataStatistics:
+def describe(source: Source, schema: Schema, *, measure_leaks: bool) -> statistics.DataStatistics:
     """Returns the statistics of all features, with `aucs` if leaks are measured."""
     collector, meter = Collector(schema), label_leaks.LeakMeter(schema)
     for batch in read_batches(source, schema):
@@ -139,7 +139,7 @@ def load_baseline(config: ValidateConfig, schema: Schema) -> statistics.DataStat
     return describe(source, schema, measure_leaks=False)
 
 
-def _name(source: input_fn.Source) -> str:
+def _name(source: Source) -> str:
     splits = {os.path.basename(file).rsplit("-", 3)[0] for file in source.files}
     return f"{source.directory} ({', '.join(sorted(splits))})"
 

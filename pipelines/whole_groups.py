@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from esmm_tf.records import Group
+from esmm_tf.data.records import Group
 from esmm_tf.schema.schema import Schema
 
 ORDER = "esmm_tf_order"

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import config, model_directory, shards
+from esmm_tf import config, model_directory
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
@@ -157,7 +158,7 @@ def data_set(
     """
     directory = tmp_path / "data"
     first = 0
-    with shards.DataSetWriter(str(directory), schema, num_shards=3) as writer:
+    with DataSetWriter(str(directory), schema, num_shards=3) as writer:
         for size in (1, 2, 3, 7) * 3:
             writer.write("train", build_group(first, size))
             first += size
@@ -230,7 +231,7 @@ def scored_data(
 ) -> pathlib.Path:
     """Returns a data set whose split `test` is `varied_groups` on one shard: 20 impressions."""
     directory = tmp_path_factory.mktemp("scored") / "data"
-    with shards.DataSetWriter(str(directory), schema, num_shards=1) as writer:
+    with DataSetWriter(str(directory), schema, num_shards=1) as writer:
         for group in varied_groups:
             writer.write("test", group)
     return directory

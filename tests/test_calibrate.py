@@ -16,12 +16,12 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import measure_tasks
-from esmm_tf.input_fn import find_source
 from esmm_tf.schema.toml_file import load_schema
 from esmm_tf.scores import Scores
-from esmm_tf.shards import DataSetWriter
 
 SCHEMA = """
 format_version = 1

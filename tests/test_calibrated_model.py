@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import calibration, input_fn, prediction, saved_model, scores
+from esmm_tf import calibration, prediction, saved_model, scores
 from esmm_tf.calibrated_model import CalibratedLogits, build_calibrated
 from esmm_tf.calibration import Isotonic, Platt, Temperature
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data.source import find_source
 
 MAPS = {
     "platt": Platt(slope=0.8, offset=-0.5),
@@ -25,7 +26,7 @@ def sigmoid(logits):
 
 @pytest.fixture(scope="module")
 def source(scored_data):
-    return input_fn.find_source(str(scored_data), split="test")
+    return find_source(str(scored_data), split="test")
 
 
 @pytest.fixture(scope="module")

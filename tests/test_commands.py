@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluate, export, exporter, predict, scores, shards
+from esmm_tf import evaluate, export, exporter, predict, scores
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, PredictConfig, ScoreConfig
 from esmm_tf.config.serving import ExportConfig
+from esmm_tf.data.writer import DataSetWriter
 
 
 def run_command(name, *args):
@@ -173,7 +174,7 @@ def test_each_command_explains_its_flags(name, flag, monkeypatch, capsys):
 def test_records_of_another_schema_than_the_models_are_refused(
     main, config, args, model_dir, schema, build_group, tmp_path, capsys
 ):
-    with shards.DataSetWriter(str(tmp_path), schema, num_shards=1) as writer:
+    with DataSetWriter(str(tmp_path), schema, num_shards=1) as writer:
         writer.write("test", build_group(0, 1))
     path = tmp_path / "manifest.json"
     tree = json.loads(path.read_text(encoding="utf-8"))

@@ -14,9 +14,10 @@ import time
 import numpy as np
 import pytest
 
-from esmm_tf import compare, shards
+from esmm_tf import compare
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import InputConfig, ModelConfig
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
@@ -52,7 +53,7 @@ def data(tmp_path_factory):
     """Returns records of 80 groups of 5 in each split, in which items differ."""
     directory = tmp_path_factory.mktemp("compared") / "data"
     rng = np.random.default_rng(0)
-    with shards.DataSetWriter(str(directory), SCHEMA) as writer:
+    with DataSetWriter(str(directory), SCHEMA) as writer:
         for split in ("train", "validation", "test"):
             for user in range(80):
                 item = rng.integers(0, 10, 5)

@@ -8,17 +8,10 @@ import tensorflow as tf
 from division_scores import NUM_ROWS, build_scores, divide, log_sigmoid, sigmoid, tasks_of
 from shop_batch import FEATURES, build_model
 
-from esmm_tf import (
-    calibrated_model,
-    calibration_report,
-    comparison,
-    evaluation,
-    files,
-    input_fn,
-    keys,
-)
+from esmm_tf import calibrated_model, calibration_report, comparison, evaluation, files, keys
 from esmm_tf.calibration import Platt
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
 from esmm_tf.model import DividedOutputs
 from esmm_tf.scores import collect_scores
@@ -189,7 +182,7 @@ def test_a_calibrated_ratio_is_a_probability_whose_product_with_pctr_is_pctcvr()
 
 @pytest.fixture(scope="module")
 def scored_source(scored_data):
-    return input_fn.find_source(str(scored_data), split="test")
+    return find_source(str(scored_data), split="test")
 
 
 def ratio_model(log_ratio):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from esmm_tf import evaluation, input_fn, scores
+from esmm_tf import evaluation, scores
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data.source import find_source
 from esmm_tf.scores import Scores
 from esmm_tf.slicing import Slices
 
@@ -262,7 +263,7 @@ def test_the_measurements_of_an_evaluation_are_those_of_its_tasks():
 
 
 def test_a_trained_model_is_measured_by_its_scores(trained, scored_data):
-    source = input_fn.find_source(str(scored_data), split="test")
+    source = find_source(str(scored_data), split="test")
 
     found = scores.collect_scores(trained.model, trained.schema, source, InputConfig())
     tasks = tasks_of(found)

@@ -6,16 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import (
-    evaluate,
-    export,
-    input_fn,
-    methods,
-    model_directory,
-    prediction,
-    shards,
-    training,
-)
+from esmm_tf import evaluate, export, methods, model_directory, prediction, training
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.config.training import (
@@ -26,6 +17,8 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
 
@@ -75,7 +68,7 @@ def data(tmp_path_factory):
     """Returns a data set; the groups of its `test` are of one impression, as requests are."""
     directory = tmp_path_factory.mktemp("data") / "data"
     rng = np.random.default_rng(0)
-    with shards.DataSetWriter(str(directory), SCHEMA, num_shards=2) as writer:
+    with DataSetWriter(str(directory), SCHEMA, num_shards=2) as writer:
         for split, num_groups, size in (("train", 20, 5), ("validation", 10, 4), ("test", 60, 1)):
             for _ in range(num_groups):
                 writer.write(split, draw_group(rng, size))
@@ -127,7 +120,7 @@ def test_a_method_is_trained_evaluated_and_served(name, data, ctr_dir, tmp_path,
 def assert_serves(path, model_dir, data):
     """Asserts that a SavedModel gives what the trained model gives, each in [0, 1]."""
     trained = model_directory.load_model(str(model_dir))
-    source = input_fn.find_source(str(data), split="test")
+    source = find_source(str(data), split="test")
     columns = list(prediction.predict(trained.model, trained.schema, source, InputConfig()))
     expected = {name: np.concatenate([c[name] for c in columns]) for name in PROBABILITIES}
     records = list(tf.data.TFRecordDataset(list(source.files)))

@@ -14,9 +14,11 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from esmm_tf import exporter, input_fn, model_directory, prediction, saved_model, shards
+from esmm_tf import exporter, model_directory, prediction, saved_model
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 
@@ -138,7 +140,7 @@ def test_the_golden_request_has_the_golden_response(exported, predicted_rows):
 @pytest.fixture
 def predicted_rows(trained, scored_data):
     """Returns what `predict` gives for the first three impressions of the records."""
-    source = input_fn.find_source(str(scored_data), split="test")
+    source = find_source(str(scored_data), split="test")
     batch = next(prediction.predict(trained.model, trained.schema, source, InputConfig()))
     names = ("pctr", "pcvr", "pctcvr")
     return [{name: float(batch[name][place]) for name in names} for place in range(3)]
@@ -276,7 +278,7 @@ def data_of(schema, build_group, tmp_path):
 
     def write(name, *splits):
         directory = tmp_path / name
-        with shards.DataSetWriter(str(directory), schema, num_shards=1) as writer:
+        with DataSetWriter(str(directory), schema, num_shards=1) as writer:
             for place, split in enumerate(splits):
                 writer.write(split, build_group(10 * place, 2))
         return directory

@@ -13,16 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import (
-    calibrate,
-    config,
-    evaluate,
-    input_fn,
-    model_directory,
-    shards,
-    training,
-    training_data,
-)
+from esmm_tf import calibrate, config, evaluate, model_directory, training, training_data
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import check_schema, find_source
+from esmm_tf.data.writer import DataSetWriter, ShardWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
@@ -68,9 +62,9 @@ def write_data(directory, *, train=keep, validation=keep):
     What the changes break, a writer of records would refuse; so they are written unchecked.
     """
     rng = np.random.default_rng(0)
-    with shards.DataSetWriter(str(directory), SCHEMA) as writer:
+    with DataSetWriter(str(directory), SCHEMA) as writer:
         for split, change in (("train", train), ("validation", validation)):
-            shard = shards.ShardWriter(str(directory), f"{split}.tfrecord.tmp")
+            shard = ShardWriter(str(directory), f"{split}.tfrecord.tmp")
             for number in range(NUM_GROUPS):
                 shard.write(change(draw_group(rng, number), number))
             shard.close()
@@ -294,8 +288,8 @@ def test_the_offending_batch_is_a_data_set_of_its_own(broken, tmp_path):
     with pytest.raises(UserError, match="saved in"):
         train(broken["non_finite_loss"], tmp_path)
 
-    source = input_fn.find_source(str(tmp_path / "offending_batch"), split="train")
-    input_fn.check_schema(source, SCHEMA)
+    source = find_source(str(tmp_path / "offending_batch"), split="train")
+    check_schema(source, SCHEMA)
     (batch,) = input_fn.build_dataset(source, SCHEMA, config.InputConfig())
     assert source.impressions == len(batch["labels"]["click"]) == 2 * SIZE
     is_infinite = np.isinf(batch["features"]["price"].numpy())
@@ -312,7 +306,7 @@ def test_a_validation_batch_that_breaks_the_loss_is_saved(tmp_path):
     with pytest.raises(UserError, match=message):
         train(data, tmp_path / "model")
 
-    source = input_fn.find_source(str(tmp_path / "model" / "offending_batch"), split="validation")
+    source = find_source(str(tmp_path / "model" / "offending_batch"), split="validation")
     assert source.impressions == SIZE
 
 

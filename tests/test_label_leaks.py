@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from esmm_tf import config, input_fn, label_leaks, numpy_batches, shards
+from esmm_tf import config, label_leaks
+from esmm_tf.data import numpy_batches
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
 from pipelines.findings import ThresholdConfig
@@ -27,13 +30,13 @@ def measure(tmp_path, declared, build):
     """
     schema = schema_lib.Schema(name="leak", features=(declared,))
     rng = np.random.default_rng(5)
-    with shards.DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
+    with DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
         for number in range(NUM_GROUPS):
             click = (rng.random(SIZE) < 0.3).astype(np.int64)
             conversion = click * (rng.random(SIZE) < 0.4)
             group = build(rng, number, click, conversion)
             writer.write("train", {"click": click, "conversion": conversion, **group})
-    source = input_fn.find_source(str(tmp_path / "data"), split="train")
+    source = find_source(str(tmp_path / "data"), split="train")
     meter = label_leaks.LeakMeter(schema)
     for batch in numpy_batches.read_batches(source, schema):
         meter.add(batch)
@@ -209,12 +212,12 @@ def write_copies(tmp_path, *, num_groups):
     """Writes groups of 100 impressions; `copy` tells the click in those after the first 82."""
     schema = schema_lib.Schema(name="leak", features=(feature("copy"), feature("noise")))
     rng = np.random.default_rng(5)
-    with shards.DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
+    with DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
         for number in range(num_groups):
             click, noise = rng.integers(0, 2, 100), rng.integers(0, 9, 100)
             group = {"copy": click if number >= 82 else noise, "noise": noise}
             writer.write("train", group | {"click": click, "conversion": click * 0})
-    return input_fn.find_source(str(tmp_path / "data"), split="train"), schema
+    return find_source(str(tmp_path / "data"), split="train"), schema
 
 
 def test_only_the_first_impressions_are_looked_at(tmp_path):

@@ -8,10 +8,10 @@ import tensorflow as tf
 from shop_batch import FEATURES, LABELS, SCHEMA, WEIGHT, build_model, one_batch, towers_of
 
 from esmm_tf import methods
+from esmm_tf.data.sampling import Sampler, Sampling
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.optimizers import RowwiseAdam
-from esmm_tf.sampling import Sampler, Sampling
 
 CVR_TOWER = ("aman", "base", "oversampling", "unbias")
 # By method and term of its loss: the parts of the network that the term's gradients reach.

@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 
-from esmm_tf import input_fn, manifest, offending_batch, parsing, records
+from esmm_tf import offending_batch
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn, manifest, parsing, records
+from esmm_tf.data.source import check_schema, find_source
 
 CONFIG = InputConfig(batch_size=7, shuffle_buffer=5, num_readers=2)
 
 
 @pytest.fixture
 def source(data_set):
-    return input_fn.find_source(str(data_set), split="train")
+    return find_source(str(data_set), split="train")
 
 
 def read_samples(dataset):
@@ -45,8 +47,8 @@ def test_a_batch_of_training_is_saved_with_the_one_before(source, schema, tmp_pa
 
     text = save(source, schema, tmp_path, seed=3, place=4)
 
-    saved = input_fn.find_source(str(tmp_path / "offending_batch"), split="train")
-    input_fn.check_schema(saved, schema)
+    saved = find_source(str(tmp_path / "offending_batch"), split="train")
+    check_schema(saved, schema)
     everything = input_fn.build_dataset(
         saved, schema, InputConfig(batch_size=99, shuffle_buffer=0), carry=True
     )

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from esmm_tf import input_fn, prediction
+from esmm_tf import prediction
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
 
 FIRST = {
@@ -44,7 +46,7 @@ def read_rows(path):
 @pytest.fixture(scope="module")
 def batches(trained, scored_data):
     """Returns the predictions of the 20 impressions, in batches of at most 6."""
-    source = input_fn.find_source(str(scored_data), split="test")
+    source = find_source(str(scored_data), split="test")
     config = InputConfig(batch_size=6)
     return list(prediction.predict(trained.model, trained.schema, source, config))
 
@@ -52,7 +54,7 @@ def batches(trained, scored_data):
 def test_predictions_are_the_models_probabilities_beside_the_carried_keys(
     trained, scored_data, varied_groups, batches
 ):
-    source = input_fn.find_source(str(scored_data), split="test")
+    source = find_source(str(scored_data), split="test")
     (batch,) = input_fn.build_dataset(source, trained.schema, InputConfig())
 
     outputs = trained.model(batch["features"], training=False)

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from esmm_tf import config, manifest
+from esmm_tf import config
 from esmm_tf.config import flags
+from esmm_tf.data import manifest
 from pipelines.ali_ccp import AliCcpConfig
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 from pipelines.expedia import ExpediaConfig

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from esmm_tf import input_fn, model_directory, shards, training
+from esmm_tf import model_directory, training
 from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
@@ -14,6 +14,9 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
@@ -34,7 +37,7 @@ SHELF = Schema(
 def write_data(directory, *, num_groups=40, is_clicked=True):
     """Writes groups of 5 impressions, a third of them clicked, in both splits."""
     rng = np.random.default_rng(0)
-    with shards.DataSetWriter(str(directory), SHELF, num_shards=2) as writer:
+    with DataSetWriter(str(directory), SHELF, num_shards=2) as writer:
         for split in ("train", "validation"):
             for user in range(num_groups):
                 item = rng.integers(0, 10, 5)
@@ -83,7 +86,7 @@ def base_history(data, ctr_dir, tmp_path_factory):
 
 
 def read_features(data, split="validation"):
-    source = input_fn.find_source(str(data), split=split)
+    source = find_source(str(data), split=split)
     (batch,) = input_fn.build_dataset(source, SHELF, InputConfig(batch_size=10_000))
     return batch["features"]
 
@@ -91,7 +94,7 @@ def read_features(data, split="validation"):
 def test_a_run_of_base_trains_on_clicks_and_validates_on_everything(data, base_history):
     history, _ = base_history
     train_labels, labels = (
-        input_fn.find_source(str(data), split=split).labels for split in ("train", "validation")
+        find_source(str(data), split=split).labels for split in ("train", "validation")
     )
 
     for entry in history:
@@ -115,7 +118,7 @@ def test_the_pctr_of_a_run_of_base_is_that_of_the_ctr_run(data, ctr_dir, base_hi
 
 
 def test_the_pcvr_of_a_ctr_run_is_that_of_the_clicks_it_was_trained_on(data, ctr_dir):
-    labels = input_fn.find_source(str(data), split="train").labels
+    labels = find_source(str(data), split="train").labels
 
     pcvr = model_directory.load_model(str(ctr_dir)).model(read_features(data))["pcvr"]
 

@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from esmm_tf import input_fn, model_directory, prediction, records, saved_model
+from esmm_tf import model_directory, prediction, saved_model
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import records
+from esmm_tf.data.source import find_source
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 WIDTHS = {"interests": 3, "tags": 5, "visits": 4}
@@ -130,7 +132,7 @@ def examples(impressions, served_schema):
 @pytest.fixture(scope="module")
 def predicted(trained, scored_data):
     """Returns what `predict` gives for the same impressions."""
-    source = input_fn.find_source(str(scored_data), split="test")
+    source = find_source(str(scored_data), split="test")
     batches = list(prediction.predict(trained.model, trained.schema, source, InputConfig()))
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in PROBABILITIES}
     assert len(np.unique(columns["pctcvr"])) == 20

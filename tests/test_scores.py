@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluation, input_fn, shards
+from esmm_tf import evaluation
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Key, Labels, Schema
@@ -57,7 +60,7 @@ def constant_model(ctr_logit, cvr_logit):
 
 @pytest.fixture(scope="module")
 def scored_source(scored_data):
-    return input_fn.find_source(str(scored_data), split="test")
+    return find_source(str(scored_data), split="test")
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +90,12 @@ def write_plain(tmp_path):
             labels=labels,
             group_key=None if key is None else key.name,
         )
-        with shards.DataSetWriter(
+        with DataSetWriter(
             str(tmp_path), schema, num_shards=2, negative_keep_rate={"test": negative_keep_rate}
         ) as writer:
             for group in groups:
                 writer.write("test", {"item": np.arange(len(group["click"])), **group})
-        source = input_fn.find_source(str(tmp_path), split="test")
+        source = find_source(str(tmp_path), split="test")
         return collect_scores(constant_model(0.5, -2.0), schema, source, InputConfig())
 
     return run
@@ -343,7 +346,7 @@ def test_what_is_not_there_is_not_taken():
 
 def test_the_scores_of_two_shards_put_together_measure_as_both_files_at_once(trained, data_set):
     def collect(pattern):
-        source = input_fn.find_source(f"{data_set}/{pattern}", split="train")
+        source = find_source(f"{data_set}/{pattern}", split="train")
         return collect_scores(trained.model, trained.schema, source, InputConfig(batch_size=5))
 
     first, second = collect("train-00000*"), collect("train-0000[12]*")

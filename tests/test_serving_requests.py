@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, input_fn, records, serving_requests
+from esmm_tf import dense_inputs, serving_requests
+from esmm_tf.data import records
+from esmm_tf.data.source import find_source
 from esmm_tf.schema import columns
 from esmm_tf.serving_requests import Impression
 
 
 @pytest.fixture
 def impressions(scored_data, served_schema):
-    source = input_fn.find_source(str(scored_data), split="test")
+    source = find_source(str(scored_data), split="test")
     return list(serving_requests.read_impressions(source, served_schema))
 
 

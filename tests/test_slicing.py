@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import parsing, records, slicing
+from esmm_tf import slicing
+from esmm_tf.data import parsing, records
 from esmm_tf.errors import UserError
 from esmm_tf.feature_columns import CategoricalReader
 from esmm_tf.schema.columns import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import callbacks, input_fn, model_directory, shards, trainer, training
+from esmm_tf import callbacks, model_directory, trainer, training
 from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
@@ -17,6 +17,8 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
@@ -45,7 +47,7 @@ STEPS_PER_EPOCH = 10
 def write_data(directory, *, splits=(("train", 20), ("validation", 4)), weight=1.0):
     """Writes groups of 3 impressions whose even items are clicked and converted more often."""
     rng = np.random.default_rng(0)
-    with shards.DataSetWriter(str(directory), SCHEMA, num_shards=2) as writer:
+    with DataSetWriter(str(directory), SCHEMA, num_shards=2) as writer:
         for split, num_groups in splits:
             for user in range(num_groups):
                 item = rng.integers(0, 10, 3)
@@ -168,7 +170,7 @@ def test_history_has_the_metrics_of_each_epoch_and_split(data, finished):
 
     assert [sorted(entry) for entry in history] == [["train", "validation"]] * 3
     counts = {
-        split: sum(shard.clicks for shard in input_fn.find_source(str(data), split=split).shards)
+        split: sum(shard.clicks for shard in find_source(str(data), split=split).shards)
         for split in ("train", "validation")
     }
     for entry in history:
@@ -361,7 +363,7 @@ def test_the_example_weight_of_the_records_scales_the_loss(tmp_path):
     # One batch, with every probability one half: the loss of step 0.
     groups = [
         tf.train.Example.FromString(r.numpy())
-        for r in tf.data.TFRecordDataset(list(input_fn.find_source(str(data), split="train").files))
+        for r in tf.data.TFRecordDataset(list(find_source(str(data), split="train").files))
     ]
     conversion = np.concatenate(
         [group.features.feature["conversion"].int64_list.value for group in groups]
@@ -388,7 +390,7 @@ def test_records_of_another_schema_are_refused(data, tmp_path):
 def test_validation_records_of_another_schema_are_refused(data, tmp_path):
     other = tmp_path / "data"
     item = Schema(name="other", features=SCHEMA.features[1:])
-    with shards.DataSetWriter(str(other), item, num_shards=1) as writer:
+    with DataSetWriter(str(other), item, num_shards=1) as writer:
         writer.write("validation", {"item": [1], "click": [0], "conversion": [0]})
 
     with pytest.raises(UserError, match=f"{other}' were written with schema hash"):

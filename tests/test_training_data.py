@@ -5,7 +5,9 @@ import shutil
 
 import pytest
 
-from esmm_tf import input_fn, shards, training_data
+from esmm_tf import training_data
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.training_data import Shard, TrainingData
 
@@ -17,7 +19,7 @@ def copied(data_set, tmp_path):
 
 
 def find(directory, split="train"):
-    return input_fn.find_source(str(directory), split=split)
+    return find_source(str(directory), split=split)
 
 
 def identify(train, validation=None, *, early_stopping=False):
@@ -47,7 +49,7 @@ def test_a_copy_under_another_name_is_shared(data_set, copied):
 
 def test_empty_shards_are_not_taken_for_one_another(schema, build_group, tmp_path):
     for name in ("one", "other"):
-        with shards.DataSetWriter(str(tmp_path / name), schema, num_shards=3) as writer:
+        with DataSetWriter(str(tmp_path / name), schema, num_shards=3) as writer:
             writer.write("train", build_group(len(name), 2))
 
     data = identify(find(tmp_path / "one"), find(tmp_path / "other"))

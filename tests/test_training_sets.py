@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, manifest, shards
 from esmm_tf.config.training import InputConfig
-from esmm_tf.input_fn import Subset
+from esmm_tf.data import input_fn, manifest
+from esmm_tf.data.sampling import Sampler
+from esmm_tf.data.source import Source, Subset, find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.methods import load_method
-from esmm_tf.sampling import Sampler
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
 
@@ -75,7 +76,7 @@ def build_dataset(source, schema, method, rate=None, *, seed=1, score_clicks=Non
 @pytest.fixture
 def read_samples(data_set, schema):
     """Returns a function that counts how often a method trains on each sample."""
-    source = input_fn.find_source(str(data_set), split="train")
+    source = find_source(str(data_set), split="train")
 
     def read(method, rate=None, **settings):
         batches = build_dataset(source, schema, method, rate, **settings)
@@ -93,11 +94,11 @@ def shelf(tmp_path_factory):
     conversion = click * (np.concatenate([np.cumsum(c) for c in clicks]) % 4 == 0)
     order = np.random.default_rng(0).permutation(len(item)).reshape(-1, 50)
     directory = tmp_path_factory.mktemp("shelf")
-    with shards.DataSetWriter(str(directory), SHELF, num_shards=2) as writer:
+    with DataSetWriter(str(directory), SHELF, num_shards=2) as writer:
         for rows in order:
             labels = {"click": click[rows], "conversion": conversion[rows]}
             writer.write("train", {"item": item[rows], **labels})
-    return input_fn.find_source(str(directory), split="train")
+    return find_source(str(directory), split="train")
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_unbias_never_trains_on_an_unclicked_impression(read_samples):
 
 def test_the_clicks_of_down_sampled_records_are_weighed_with_the_share_of_the_whole_log():
     shard = manifest.Shard(file="", records=1, impressions=30, clicks=10, conversions=1)
-    source = input_fn.Source(
+    source = Source(
         files=("a",), compression="", schema_hash="", shards=(shard,), negative_keep_rate=0.25
     )
 

@@ -1,8 +1,8 @@
 """AMAN, all missing as negative: clicks, and a share of the unclicked impressions as negatives."""
 
+from esmm_tf.data.sampling import Sampling
 from esmm_tf.errors import UserError
 from esmm_tf.method import cvr_tower_method
-from esmm_tf.sampling import Sampling
 
 
 def _sampling(rate: float) -> Sampling:

@@ -1,8 +1,8 @@
 """OVERSAMPLING: clicked impressions, each conversion several times over."""
 
+from esmm_tf.data.sampling import Sampling
 from esmm_tf.errors import UserError
 from esmm_tf.method import cvr_tower_method
-from esmm_tf.sampling import Sampling
 
 
 def _sampling(rate: float) -> Sampling:

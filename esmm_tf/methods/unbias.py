@@ -10,9 +10,9 @@ rejection).
 
 import tensorflow as tf
 
+from esmm_tf.data.sampling import Sampling
 from esmm_tf.errors import UserError
 from esmm_tf.method import cvr_tower_method
-from esmm_tf.sampling import Sampling
 
 
 def _sampling(rate: float) -> Sampling:

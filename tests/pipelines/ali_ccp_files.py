@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import manifest
+from esmm_tf.data import manifest
 
 SKELETON, COMMON = "sample_skeleton", "common_features"
 

@@ -31,9 +31,11 @@ from ali_ccp_files import (
 )
 
 from esmm_tf import config as config_lib
-from esmm_tf import exporter, manifest, model_directory, shards, training
+from esmm_tf import exporter, model_directory, training
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig
+from esmm_tf.data import manifest
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from pipelines import ali_ccp, ali_ccp_rows, exposure, raw_files, synthetic, synthetic_log
@@ -797,7 +799,7 @@ def spill(tmp_path):
 def test_an_interrupted_writing_leaves_no_data_set_and_the_same_command_completes_it(
     small, spill, tmp_path, monkeypatch
 ):
-    write = shards.DataSetWriter.write
+    write = DataSetWriter.write
     written = []
 
     def fail(writer, split, group):
@@ -808,7 +810,7 @@ def test_an_interrupted_writing_leaves_no_data_set_and_the_same_command_complete
 
     engine = EngineConfig(temp_dir=str(spill))
     with monkeypatch.context() as patch:
-        patch.setattr(shards.DataSetWriter, "write", fail)
+        patch.setattr(DataSetWriter, "write", fail)
         with pytest.raises(RuntimeError, match="the plug is pulled"):
             convert(small, tmp_path / "data", engine=engine, max_rejected=0.1)
     left = os.listdir(tmp_path / "data")

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from esmm_tf import records
+from esmm_tf.data import records
 from esmm_tf.schema.columns import HashBucketColumn
 from esmm_tf.schema.schema import Feature, Key, Schema
 from pipelines import ali_ccp_groups, ali_ccp_rows

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import manifest
+from esmm_tf.data import manifest
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from pipelines import ali_ccp_fields, ali_ccp_raw, exposure, synthetic, world

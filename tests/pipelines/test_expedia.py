@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, manifest
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn, manifest
+from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from pipelines import expedia
@@ -266,8 +267,8 @@ def test_the_manifest_names_the_command_and_its_settings(converted, log):
 
 def test_input_fn_parses_the_searches_with_their_own_schema(converted):
     schema = toml_file.load_schema(str(converted / "schema.toml"))
-    source = input_fn.find_source(str(converted), split="test")
-    input_fn.check_schema(source, schema)
+    source = find_source(str(converted), split="test")
+    check_schema(source, schema)
 
     (batch,) = input_fn.build_dataset(source, schema, InputConfig(), carry=True)
 

@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from esmm_tf import records
+from esmm_tf.data import records
 from esmm_tf.schema.columns import HashBucketColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Key, Labels, Schema
 from pipelines import grouping, table_records

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esmm_tf import shards
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from pipelines import sampling
 from pipelines.config import DataSetConfig
@@ -88,7 +88,7 @@ def test_the_draws_of_a_group_are_those_of_splitmix64_seeded_with_it():
 def test_the_report_tells_what_was_left_out_of_the_splits_that_have_something(
     tmp_path, schema, build_group, capsys
 ):
-    with shards.DataSetWriter(
+    with DataSetWriter(
         str(tmp_path), schema, negative_keep_rate=sampling.keep_rates(0.25)
     ) as writer:
         writer.write("train", build_group(0, 5))  # 1 and 3 are not clicked

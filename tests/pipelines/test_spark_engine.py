@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from esmm_tf import manifest, records, shards
+from esmm_tf.data import manifest, records
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
@@ -151,7 +152,7 @@ def read_shard(path):
 def write(engine, directory, to_groups=to_groups):
     """Writes the groups of all users and returns the names of the files."""
     rows = engine.scan(PIECES, parse, ROW)
-    with shards.DataSetWriter(str(directory), SCHEMA, num_shards=3) as writer:
+    with DataSetWriter(str(directory), SCHEMA, num_shards=3) as writer:
         engine.write_groups(rows, order=("order", "user"), to_groups=to_groups, writer=writer)
     return sorted(path.name for path in directory.iterdir())
 

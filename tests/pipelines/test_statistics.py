@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from esmm_tf import input_fn, numpy_batches, shards
+from esmm_tf.data import numpy_batches
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
@@ -14,7 +16,7 @@ from pipelines.collector import Collector
 
 
 def collect(directory, schema, split="train"):
-    source = input_fn.find_source(str(directory), split=split)
+    source = find_source(str(directory), split=split)
     collector = Collector(schema)
     for batch in numpy_batches.read_batches(source, schema):
         collector.add(batch)
@@ -172,7 +174,7 @@ def test_the_json_form_keeps_the_most_frequent_ids_and_says_so(tmp_path):
         ),
     )
     ids = [f"id {place}" for place in range(1_500)]
-    with shards.DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
+    with DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
         writer.write("train", {"id": [*ids, *ids[500:]], "click": [1], "conversion": [0]})
     described = collect(tmp_path / "data", schema)
 

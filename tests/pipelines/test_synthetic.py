@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, manifest, parsing
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn, manifest, parsing
+from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from pipelines import ali_ccp_fields, exposure, synthetic, world
@@ -356,8 +357,8 @@ def test_a_longer_log_of_the_same_world_begins_with_the_shorter_one(generate, tm
 def test_input_fn_parses_the_log_with_its_own_schema(small_dir):
     groups = read_groups(small_dir, "train")
     schema = toml_file.load_schema(str(small_dir / "schema.toml"))
-    source = input_fn.find_source(str(small_dir), split="train")
-    input_fn.check_schema(source, schema)
+    source = find_source(str(small_dir), split="train")
+    check_schema(source, schema)
 
     batches = list(input_fn.build_dataset(source, schema, InputConfig(batch_size=512)))
 

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, manifest
 from esmm_tf.config import flags
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn, manifest
+from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import HashBucketColumn, NumericColumn
@@ -704,8 +705,8 @@ def test_input_fn_parses_what_was_written(convert):
     directory = convert(rows)
 
     schema = toml_file.load_schema(str(directory / "schema.toml"))
-    source = input_fn.find_source(str(directory), split="train")
-    input_fn.check_schema(source, schema)
+    source = find_source(str(directory), split="train")
+    check_schema(source, schema)
     (batch,) = input_fn.build_dataset(source, schema, InputConfig(), carry=True)
 
     items = batch["features"]["item"].to_tensor().numpy()[:, 0]

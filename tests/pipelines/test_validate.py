@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from esmm_tf import shards
 from esmm_tf.config import flags
+from esmm_tf.data import records
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema import columns, toml_file
 from esmm_tf.schema import schema as schema_lib
 from pipelines import statistics, validate
@@ -56,7 +57,7 @@ def write(
 ):
     """Writes 2,000 impressions a split and returns the directory."""
     rng = np.random.default_rng(len(str(splits)))
-    with shards.DataSetWriter(str(directory), schema, num_shards=2, **settings) as writer:
+    with DataSetWriter(str(directory), schema, num_shards=2, **settings) as writer:
         for split in splits:
             for _ in range(NUM_GROUPS):
                 writer.write(split, change(draw_group(rng)))
@@ -202,7 +203,7 @@ def test_counts_that_differ_from_the_manifest_are_found(tmp_path, found):
 
 
 def test_labels_other_than_0_and_1_are_found(tmp_path, found, monkeypatch):
-    monkeypatch.setattr(shards.records, "check_group", lambda group, schema: None)
+    monkeypatch.setattr(records, "check_group", lambda group, schema: None)
     directory = write(tmp_path / "data", change=lambda g: g | {"click": 2 * g["click"]})
 
     code, findings = found(directory, "leaks=false")

@@ -7,15 +7,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from esmm_tf import (
-    dense_inputs,
-    golden,
-    input_fn,
-    saved_model,
-    serve,
-    serving_requests,
-)
+from esmm_tf import dense_inputs, golden, saved_model, serve, serving_requests
 from esmm_tf.config.serving import ServeConfig
+from esmm_tf.data.source import find_source
 
 VERSION = 7
 
@@ -23,7 +17,7 @@ VERSION = 7
 @pytest.fixture(scope="module")
 def impressions(scored_data, trained):
     """Returns 20 impressions in 8 contexts."""
-    source = input_fn.find_source(str(scored_data), split="test")
+    source = find_source(str(scored_data), split="test")
     return list(serving_requests.read_impressions(source, trained.schema))
 
 

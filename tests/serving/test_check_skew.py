@@ -14,20 +14,12 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from esmm_tf import (
-    check_skew,
-    config,
-    exporter,
-    input_fn,
-    model_directory,
-    saved_model,
-    shards,
-    skew,
-    skew_causes,
-)
+from esmm_tf import check_skew, config, exporter, model_directory, saved_model, skew, skew_causes
 from esmm_tf.calibration import Calibration, Platt
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig, SkewConfig
+from esmm_tf.data.source import find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
@@ -54,7 +46,7 @@ def records(small_schema, varied_groups, tmp_path_factory):
     outcome = {"click": [0], "conversion": [0], "example_weight": [1.0]}
     truth = {"oracle_pctr": [0.5], "oracle_pcvr": [0.5]}
     narrow = {"user": [1], "request": ["r"], "sample": [1], **one, **outcome, **truth}
-    with shards.DataSetWriter(str(directory), small_schema, num_shards=1) as writer:
+    with DataSetWriter(str(directory), small_schema, num_shards=1) as writer:
         writer.write("narrow", narrow)
         for group in varied_groups:
             known = {name: v for name, v in group.items() if name.split(":")[0] in narrow}
@@ -452,7 +444,7 @@ def compare(small, records):
             small,
             skew_causes.Export(schema=schema, widths={"tags": 4}, card=card),
             {"a server": lambda _signature, _request: outputs},
-            input_fn.find_source(str(records), split="test"),
+            find_source(str(records), split="test"),
             SkewConfig(model_dir="", export_dir="", files=str(records)),
         )
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import keys, manifest, records
+from esmm_tf import keys
+from esmm_tf.data import manifest, records
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema

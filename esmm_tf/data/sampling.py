@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from esmm_tf import keys
-from esmm_tf.ragged import row_ids
+from esmm_tf.data.ragged import row_ids
 from esmm_tf.schema.schema import CONTEXT, Schema
 
 Batch = dict[str, Any]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import input_fn, parsing, records, sampling
 from esmm_tf.config.training import InputConfig
-from esmm_tf.sampling import LabelCounts, Sampler, Sampling, take_impressions
+from esmm_tf.data import input_fn, parsing, records, sampling
+from esmm_tf.data.sampling import LabelCounts, Sampler, Sampling, take_impressions
+from esmm_tf.data.source import find_source
 
 # An unclicked impression, a click, a conversion, and a conversion whose click was lost.
 LABELS = {
@@ -50,7 +51,7 @@ def expect_share(counts, share, of):
 @pytest.fixture
 def batch(data_set, schema):
     """Returns the samples 0 to 38 in 12 groups, such as 3 to 5 and 13."""
-    source = input_fn.find_source(str(data_set), split="train")
+    source = find_source(str(data_set), split="train")
     dataset = input_fn.build_dataset(source, schema, InputConfig(batch_size=1000), carry=True)
     (parsed,) = dataset
     return parsed

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from esmm_tf import tally
+from esmm_tf.data import tally
 
 
 def as_dict(found):

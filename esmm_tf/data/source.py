@@ -1,21 +1,15 @@
-"""Shards to batches: finding, shuffling, cutting and parsing records."""
+"""Which shards are read, and what their manifests say of them."""
 
 import dataclasses
-import functools
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from esmm_tf import console, group_batches, keys, manifest, parsing
-from esmm_tf.config.training import InputConfig
+from esmm_tf.data import manifest
+from esmm_tf.data.sampling import LabelCounts, Sampler
 from esmm_tf.errors import UserError
-from esmm_tf.sampling import LabelCounts, Sampler
 from esmm_tf.schema.schema import Schema
-
-_FRACTION_BUCKETS = 1_000_000
-_FRACTION_KEY = (0x65736D6D, 0x7466)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,100 +114,6 @@ def check_schema(source: Source, schema: Schema) -> None:
         )
 
 
-def build_dataset(
-    source: Source,
-    schema: Schema,
-    config: InputConfig,
-    *,
-    seed: int | None = None,
-    carry: bool = False,
-    subset: Subset = ALL,
-) -> tf.data.Dataset:
-    """Returns batches as `parsing.parse_groups` makes them.
-
-    A batch is the longest run of consecutive whole groups that holds at most `batch_size`
-    impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
-    shuffled, the same each time; without, it is the order of the files.
-
-    With a sampler, a batch is what is drawn of those groups; one of which nothing is drawn is left
-    out. So an epoch has as many steps as without: what is drawn is spread over all of them.
-    """
-    dataset = _serialized_batches(source, config, seed=seed, subset=subset)
-    dataset = dataset.map(
-        _parser(schema, carry),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    if subset.sampler is not None:
-        dataset = _sampled(dataset, subset.sampler)
-    return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def _sampled(dataset: tf.data.Dataset, sampler: Sampler) -> tf.data.Dataset:
-    drawn = dataset.enumerate().map(
-        sampler.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    return drawn.filter(_has_impressions)
-
-
-def _has_impressions(batch: dict[str, Any]) -> tf.Tensor:
-    return tf.size(batch["features"][keys.GROUP_INDEX]) > 0
-
-
-def read_groups(
-    source: Source,
-    schema: Schema,
-    config: InputConfig,
-    *,
-    seed: int | None,
-    batches: range,
-    subset: Subset = ALL,
-) -> tf.Tensor:
-    """Returns the serialized groups of some batches of `build_dataset`, string `[groups]`.
-
-    `batches` counts from 0. Those before them are read again, though not parsed unless there is a
-    sampler. A sampled batch is returned with all the groups that it was drawn of.
-    """
-    dataset = _serialized_batches(source, config, seed=seed, subset=subset)
-    if subset.sampler is not None:
-        draw, parse = subset.sampler.draw, _parser(schema, False)
-
-        def is_drawn_of(place: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
-            return _has_impressions(draw(place, parse(serialized)))
-
-        dataset = dataset.enumerate().filter(is_drawn_of).map(lambda _, serialized: serialized)
-    return tf.concat(list(dataset.skip(batches.start).take(len(batches))), axis=0)
-
-
-def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns batches as `fit` takes them: features, labels and, if there are any, weights."""
-
-    def to_tuple(batch: dict[str, Any]) -> tuple[Any, ...]:
-        weight = batch.get(keys.EXAMPLE_WEIGHT)
-        pair = (batch["features"], batch["labels"])
-        return pair if weight is None else (*pair, weight)
-
-    return dataset.map(to_tuple)
-
-
-def show_progress(dataset: tf.data.Dataset, source: Source) -> Iterator[Any]:
-    """Yields the batches of `build_dataset` and moves a bar by their impressions."""
-    with console.build_bar(source.impressions) as bar:
-        for batch in dataset:
-            yield batch
-            bar.update(len(batch["features"][keys.GROUP_INDEX]))
-
-
-@functools.lru_cache(maxsize=8)
-def _parser(schema: Schema, carry: bool) -> Any:
-    """Returns the parser as a graph function, traced once for all epochs and splits."""
-    return tf.function(
-        lambda serialized: parsing.parse_groups(serialized, schema, carry=carry),
-        input_signature=[tf.TensorSpec([None], tf.string)],
-        autograph=False,
-    )
-
-
 def _expand(pattern: str, *, split: str) -> list[str]:
     if tf.io.gfile.isdir(pattern):
         directory = pattern.rstrip("/")
@@ -262,32 +162,3 @@ def _find_shard(file: str, found: manifest.Manifest) -> tuple[str, manifest.Shar
         f"{file!r} is not in its directory's manifest, so it is no finished shard. "
         "Name shards of the manifest only."
     )
-
-
-def _serialized_batches(
-    source: Source, config: InputConfig, *, seed: int | None, subset: Subset
-) -> tf.data.Dataset:
-    """Returns the serialized groups of each batch, string `[groups]`."""
-    files = tf.data.Dataset.from_tensor_slices(list(source.files))
-    if seed is not None:
-        files = files.shuffle(len(source.files), seed=seed, reshuffle_each_iteration=False)
-    dataset = files.interleave(
-        lambda file: tf.data.TFRecordDataset(
-            file, compression_type=source.compression, buffer_size=1 << 20
-        ),
-        cycle_length=config.num_readers if seed is not None else 1,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    if subset.fraction < 1:
-        dataset = dataset.filter(functools.partial(_is_within, fraction=subset.fraction))
-    if seed is not None and config.shuffle_buffer:
-        # Keras makes two iterators and reads the second: it must be that of `read_groups`.
-        dataset = dataset.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
-    return group_batches.cut(dataset, config.batch_size)
-
-
-def _is_within(serialized: tf.Tensor, *, fraction: float) -> tf.Tensor:
-    """Returns whether a group is one of this share, by its content: larger shares hold smaller."""
-    bucket = tf.strings.to_hash_bucket_strong(serialized, _FRACTION_BUCKETS, key=_FRACTION_KEY)
-    return bucket < round(fraction * _FRACTION_BUCKETS)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from esmm_tf import manifest
+from esmm_tf.data import manifest
 from esmm_tf.errors import UserError
 
 

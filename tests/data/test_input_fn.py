@@ -11,8 +11,11 @@ import tensorflow as tf
 from hypothesis import strategies as st
 from tqdm import tqdm
 
-from esmm_tf import group_batches, input_fn, shards
+from esmm_tf import group_batches
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import check_schema, find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
@@ -48,7 +51,7 @@ def joined(batches):
 
 @pytest.fixture
 def source(data_set):
-    return input_fn.find_source(str(data_set), split="train")
+    return find_source(str(data_set), split="train")
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +64,13 @@ def tiny_schema():
 
 def write_tiny(directory, schema, sizes, *, first=0, **settings):
     """Writes groups of these sizes, their samples numbered through, and returns the source."""
-    with shards.DataSetWriter(str(directory), schema, **settings) as writer:
+    with DataSetWriter(str(directory), schema, **settings) as writer:
         for size in sizes:
             samples = list(range(first, first + size))
             labels = {"click": [0] * size, "conversion": [0] * size}
             writer.write("train", {"sample": samples, **labels})
             first += size
-    return input_fn.find_source(str(directory), split="train")
+    return find_source(str(directory), split="train")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ def test_batches_are_cut_across_chunks_and_shards_as_if_all_groups_stood_in_a_ro
     sizes = np.random.default_rng(0).integers(1, 6, size=60).tolist()
     for name in ("first", "second"):
         write_tiny(tmp_path / name, tiny_schema, sizes, num_shards=1)
-    found = input_fn.find_source(f"{tmp_path}/first,{tmp_path}/second", split="train")
+    found = find_source(f"{tmp_path}/first,{tmp_path}/second", split="train")
 
     batches = read_batches(found, tiny_schema, batch_size=8)
 
@@ -207,7 +210,7 @@ def test_training_tuples_have_no_weight_where_the_records_have_none():
 
 
 def test_a_directory_stands_for_the_shards_of_its_split(data_set):
-    found = input_fn.find_source(f"{data_set}/", split="train")
+    found = find_source(f"{data_set}/", split="train")
 
     assert found.files == tuple(
         str(data_set / f"train-0000{place}-of-00003.tfrecord") for place in range(3)
@@ -215,7 +218,7 @@ def test_a_directory_stands_for_the_shards_of_its_split(data_set):
     assert found.directory == str(data_set)
     assert found.compression == ""
     assert found.impressions == 39
-    assert input_fn.find_source(str(data_set), split="test").impressions == 4
+    assert find_source(str(data_set), split="test").impressions == 4
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,7 @@ def test_a_directory_stands_for_the_shards_of_its_split(data_set):
     ],
 )
 def test_files_globs_and_directories_can_be_listed(data_set, patterns, names):
-    found = input_fn.find_source(patterns.format(data_set), split="train")
+    found = find_source(patterns.format(data_set), split="train")
 
     assert found.files == tuple(str(data_set / name) for name in names)
     assert [shard.file for shard in found.shards] == names
@@ -246,9 +249,9 @@ def test_files_globs_and_directories_can_be_listed(data_set, patterns, names):
 def test_files_of_the_current_directory_can_be_named(data_set, monkeypatch, schema):
     monkeypatch.chdir(data_set)
 
-    found = input_fn.find_source(FIRST_SHARD, split="train")
+    found = find_source(FIRST_SHARD, split="train")
 
-    input_fn.check_schema(found, schema)
+    check_schema(found, schema)
     assert found.impressions == 13
 
 
@@ -257,7 +260,7 @@ def test_no_name_at_all_is_refused(patterns):
     message = "No files of records are named. Name files, a glob or a directory."
 
     with pytest.raises(UserError, match=message):
-        input_fn.find_source(patterns, split="train")
+        find_source(patterns, split="train")
 
 
 @pytest.mark.parametrize("pattern", ["none.tfrecord", "none-*"])
@@ -265,7 +268,7 @@ def test_a_name_that_matches_nothing_is_refused(data_set, pattern):
     path = f"{data_set}/{pattern}"
 
     with pytest.raises(UserError, match=re.escape(f"No file matches '{path}'. Check the path.")):
-        input_fn.find_source(f"{data_set},{path}", split="train")
+        find_source(f"{data_set},{path}", split="train")
 
 
 def test_a_split_that_is_not_there_is_refused(data_set):
@@ -275,7 +278,7 @@ def test_a_split_that_is_not_there_is_refused(data_set):
     )
 
     with pytest.raises(UserError, match=re.escape(message)):
-        input_fn.find_source(str(data_set), split="validation")
+        find_source(str(data_set), split="validation")
 
 
 @pytest.mark.parametrize("pattern", ["{}", "{}/train-*"])
@@ -283,7 +286,7 @@ def test_a_directory_without_a_manifest_is_refused(data_set, pattern):
     (data_set / "manifest.json").unlink()
 
     with pytest.raises(UserError, match=r"has no manifest.json, so it is not a finished data set"):
-        input_fn.find_source(pattern.format(data_set), split="train")
+        find_source(pattern.format(data_set), split="train")
 
 
 def test_a_file_that_is_not_in_the_manifest_is_refused(data_set):
@@ -295,17 +298,17 @@ def test_a_file_that_is_not_in_the_manifest_is_refused(data_set):
     )
 
     with pytest.raises(UserError, match=re.escape(message)):
-        input_fn.find_source(f"{data_set}/train-*", split="train")
+        find_source(f"{data_set}/train-*", split="train")
 
 
 def test_compressed_and_plain_data_sets_are_not_mixed(data_set, tmp_path, schema, build_group):
     other = tmp_path / "gzip"
-    with shards.DataSetWriter(str(other), schema, compressed=True) as writer:
+    with DataSetWriter(str(other), schema, compressed=True) as writer:
         writer.write("train", build_group(0, 1))
     message = f"'{data_set},{other}' mixes compressed and plain data sets. Read one kind at once."
 
     with pytest.raises(UserError, match=re.escape(message)):
-        input_fn.find_source(f"{data_set},{other}", split="train")
+        find_source(f"{data_set},{other}", split="train")
 
 
 def change_hash(directory):
@@ -316,7 +319,7 @@ def change_hash(directory):
 
 def test_data_sets_of_different_schemas_are_not_mixed(data_set, tmp_path, schema, build_group):
     other = tmp_path / "other"
-    with shards.DataSetWriter(str(other), schema) as writer:
+    with DataSetWriter(str(other), schema) as writer:
         writer.write("train", build_group(0, 1))
     change_hash(other)
     message = (
@@ -325,20 +328,20 @@ def test_data_sets_of_different_schemas_are_not_mixed(data_set, tmp_path, schema
     )
 
     with pytest.raises(UserError, match=re.escape(message)):
-        input_fn.find_source(f"{data_set},{other}", split="train")
+        find_source(f"{data_set},{other}", split="train")
 
 
 def test_the_keep_rate_is_that_of_the_split_a_file_belongs_to(tmp_path, schema, build_group):
-    with shards.DataSetWriter(
+    with DataSetWriter(
         str(tmp_path), schema, num_shards=1, negative_keep_rate={"train": 0.1}
     ) as writer:
         writer.write("train", build_group(0, 1))
         writer.write("test", build_group(10, 1))
 
-    found = input_fn.find_source(f"{tmp_path}/train-*", split="test")
+    found = find_source(f"{tmp_path}/train-*", split="test")
 
     assert found.negative_keep_rate == 0.1
-    assert input_fn.find_source(str(tmp_path), split="test").negative_keep_rate == 1.0
+    assert find_source(str(tmp_path), split="test").negative_keep_rate == 1.0
 
 
 def test_files_of_one_keep_rate_are_read_as_one(tmp_path, tiny_schema):
@@ -346,7 +349,7 @@ def test_files_of_one_keep_rate_are_read_as_one(tmp_path, tiny_schema):
     write_tiny(tmp_path / "a", tiny_schema, [3], num_shards=1, negative_keep_rate=rates)
     write_tiny(tmp_path / "b", tiny_schema, [2], num_shards=1, negative_keep_rate=rates)
 
-    found = input_fn.find_source(f"{tmp_path}/a,{tmp_path}/b", split="train")
+    found = find_source(f"{tmp_path}/a,{tmp_path}/b", split="train")
 
     assert found.negative_keep_rate == 0.5
     assert found.impressions == 5
@@ -362,26 +365,26 @@ def test_files_of_different_keep_rates_are_not_mixed(tmp_path, tiny_schema):
     )
 
     with pytest.raises(UserError, match=re.escape(message)):
-        input_fn.find_source(patterns, split="train")
+        find_source(patterns, split="train")
 
 
 def test_two_data_sets_of_one_schema_are_read_as_one(tmp_path, tiny_schema):
     write_tiny(tmp_path / "a", tiny_schema, [3], num_shards=1)
     write_tiny(tmp_path / "b", tiny_schema, [2], num_shards=1, first=500)
 
-    found = input_fn.find_source(f"{tmp_path}/a,{tmp_path}/b", split="train")
+    found = find_source(f"{tmp_path}/a,{tmp_path}/b", split="train")
 
     assert found.impressions == 5
     assert joined(read_batches(found, tiny_schema)) == [0, 1, 2, 500, 501]
 
 
 def test_the_schema_the_records_were_written_with_is_accepted(source, schema):
-    input_fn.check_schema(source, schema)
+    check_schema(source, schema)
 
 
 def test_another_schema_than_the_records_is_refused(data_set, schema):
     change_hash(data_set)
-    source = input_fn.find_source(str(data_set), split="train")
+    source = find_source(str(data_set), split="train")
     message = (
         f"The records in '{data_set}' were written with schema hash {'0' * 16}, and the schema "
         f"'shop' has {schema.record_hash()}. Features, keys, sides, dtypes, values and weights "
@@ -390,7 +393,7 @@ def test_another_schema_than_the_records_is_refused(data_set, schema):
     )
 
     with pytest.raises(UserError, match=re.escape(message)):
-        input_fn.check_schema(source, schema)
+        check_schema(source, schema)
 
 
 def test_shards_without_impressions_are_refused(data_set):
@@ -398,13 +401,13 @@ def test_shards_without_impressions_are_refused(data_set):
     message = f"'{patterns}' holds no impressions. Name shards that hold some."
 
     with pytest.raises(UserError, match=re.escape(message)):
-        input_fn.find_source(patterns, split="train")
+        find_source(patterns, split="train")
 
 
 def test_a_file_that_two_patterns_match_is_read_once(tmp_path, tiny_schema):
     write_tiny(tmp_path, tiny_schema, [3], num_shards=1)
 
-    found = input_fn.find_source(f"{tmp_path},{tmp_path}/train-*", split="train")
+    found = find_source(f"{tmp_path},{tmp_path}/train-*", split="train")
 
     assert found.impressions == 3
     assert joined(read_batches(found, tiny_schema)) == [0, 1, 2]

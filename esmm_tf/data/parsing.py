@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
-from esmm_tf.ragged import row_ids
-from esmm_tf.records import needs_lengths
+from esmm_tf.data.ragged import row_ids
+from esmm_tf.data.records import needs_lengths
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Key, Schema
 

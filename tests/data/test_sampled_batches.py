@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from esmm_tf import input_fn, offending_batch, parsing, shards
+from esmm_tf import offending_batch
 from esmm_tf.config.training import InputConfig
-from esmm_tf.input_fn import Subset
-from esmm_tf.sampling import Sampler, Sampling
+from esmm_tf.data import input_fn, parsing
+from esmm_tf.data.sampling import Sampler, Sampling
+from esmm_tf.data.source import ALL, Subset, find_source
+from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
 
@@ -34,13 +36,13 @@ CLICKED = [3 * g for g in range(NUM_GROUPS) if g % 10 == 0 and g // 100 != 4]
 def source(tmp_path_factory):
     """Returns samples 0 to 2,999 in 1,000 groups of 3 on 4 shards."""
     directory = tmp_path_factory.mktemp("tiny")
-    with shards.DataSetWriter(str(directory), SCHEMA, num_shards=4) as writer:
+    with DataSetWriter(str(directory), SCHEMA, num_shards=4) as writer:
         for group in range(NUM_GROUPS):
             samples = np.arange(SIZE * group, SIZE * (group + 1))
             click = np.isin(samples, CLICKED).astype(int)
             labels = {"click": click, "conversion": click * (group % 20 == 0)}
             writer.write("train", {"sample": samples, **labels})
-    return input_fn.find_source(str(directory), split="train")
+    return find_source(str(directory), split="train")
 
 
 def sampler(*, seed=1, **copies):
@@ -93,13 +95,13 @@ def test_a_larger_fraction_holds_the_smaller_ones(source):
 
 def test_a_fraction_goes_by_the_content_of_a_group_and_not_by_its_place(source, tmp_path):
     kept = read_fraction(source, 0.2)
-    with shards.DataSetWriter(str(tmp_path), SCHEMA, num_shards=2) as writer:
+    with DataSetWriter(str(tmp_path), SCHEMA, num_shards=2) as writer:
         for group in reversed(range(0, NUM_GROUPS, 2)):
             samples = np.arange(SIZE * group, SIZE * (group + 1))
             click = np.isin(samples, CLICKED).astype(int)
             labels = {"click": click, "conversion": click * (group % 20 == 0)}
             writer.write("train", {"sample": samples, **labels})
-    other = input_fn.find_source(str(tmp_path), split="train")
+    other = find_source(str(tmp_path), split="train")
 
     assert read_fraction(other, 0.2) == {s for s in kept if s // SIZE % 2 == 0}
 
@@ -116,7 +118,7 @@ def test_a_fraction_is_cut_into_full_batches(source):
     ids=["clicks", "a tenth", "half", "copies"],
 )
 def test_a_sample_is_drawn_of_the_batches_that_there_are_without_it(source, copies):
-    whole = [set(batch) for batch in read(source, input_fn.ALL)]
+    whole = [set(batch) for batch in read(source, ALL)]
 
     batches = read(source, Subset(sampler=sampler(**copies)))
 
@@ -206,8 +208,8 @@ def test_a_broken_batch_of_a_sampled_run_is_saved_with_its_groups(source, tmp_pa
         subset=subset,
     )
 
-    saved = input_fn.find_source(str(tmp_path / "offending_batch"), split="train")
-    samples = joined(read(saved, input_fn.ALL, seed=None))
+    saved = find_source(str(tmp_path / "offending_batch"), split="train")
+    samples = joined(read(saved, ALL, seed=None))
     assert [sample for sample in samples if sample in CLICKED] == batches[2] + batches[3]
     assert saved.labels.clicks == len(batches[2] + batches[3])
     assert saved.impressions == len(samples)

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import console, input_fn, keys
+from esmm_tf import console, keys
 from esmm_tf.config.training import InputConfig
+from esmm_tf.data import input_fn
+from esmm_tf.data.source import Source, check_schema
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
 from esmm_tf.schema.schema import CONTEXT, Feature, Schema
@@ -91,7 +93,7 @@ def is_number(feature: Feature) -> bool:
 
 
 def read_batches(
-    source: input_fn.Source, schema: Schema, *, impressions: int | None = None
+    source: Source, schema: Schema, *, impressions: int | None = None
 ) -> Iterator[Batch]:
     """Yields all batches, in the order of the files, and moves a bar.
 
@@ -105,7 +107,7 @@ def read_batches(
     Raises:
       UserError: if the records do not fit the schema or cannot be parsed.
     """
-    input_fn.check_schema(source, schema)
+    check_schema(source, schema)
     config = InputConfig(batch_size=_BATCH_SIZE, shuffle_buffer=0, num_readers=1)
     dataset = input_fn.build_dataset(source, schema, config)
     coins = np.random.default_rng(_SEED)

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from esmm_tf.ragged import row_ids
+from esmm_tf.data.ragged import row_ids
 
 
 @pytest.mark.parametrize("dtype", [tf.int32, tf.int64])

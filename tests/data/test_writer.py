@@ -5,7 +5,8 @@ import re
 import pytest
 import tensorflow as tf
 
-from esmm_tf import manifest, shards
+from esmm_tf.data import manifest
+from esmm_tf.data.writer import DataSetWriter, write_shards
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 
@@ -24,7 +25,7 @@ def read_users(path, compression=""):
 
 
 def fail_midway(directory, schema, build_group, **settings):
-    with shards.DataSetWriter(str(directory), schema, num_shards=2, **settings) as writer:
+    with DataSetWriter(str(directory), schema, num_shards=2, **settings) as writer:
         writer.write("train", build_group(0, 3))
         raise KeyboardInterrupt
 
@@ -43,7 +44,7 @@ def test_a_data_set_is_its_shards_schema_and_manifest(data_set):
 
 
 def test_groups_go_to_the_shards_of_their_split_in_turn(tmp_path, schema, build_group):
-    with shards.DataSetWriter(str(tmp_path), schema, num_shards=2) as writer:
+    with DataSetWriter(str(tmp_path), schema, num_shards=2) as writer:
         for user in range(5):
             writer.write("train", build_group(user, 1))
             writer.write("test", build_group(100 + user, 1))
@@ -56,7 +57,7 @@ def test_groups_go_to_the_shards_of_their_split_in_turn(tmp_path, schema, build_
 def test_compressed_shards_hold_the_same_records(tmp_path, schema, build_group):
     for name, compressed in (("plain", False), ("gzip", True)):
         directory = str(tmp_path / name)
-        with shards.DataSetWriter(directory, schema, num_shards=1, compressed=compressed) as writer:
+        with DataSetWriter(directory, schema, num_shards=1, compressed=compressed) as writer:
             writer.write("train", build_group(0, 3))
 
     compressed_path = tmp_path / "gzip" / "train-00000-of-00001.tfrecord.gz"
@@ -83,7 +84,7 @@ def test_the_manifest_counts_what_each_shard_holds(data_set, schema):
 
 def test_the_manifest_tells_source_and_rejected_rows(tmp_path, schema, build_group):
     source = {"command": "pipelines.ali_ccp", "max_group_size": 100}
-    with shards.DataSetWriter(str(tmp_path), schema, source=source) as writer:
+    with DataSetWriter(str(tmp_path), schema, source=source) as writer:
         writer.write("train", build_group(0, 1))
         writer.rejected["conversion without click"] += 2
 
@@ -95,7 +96,7 @@ def test_the_manifest_tells_source_and_rejected_rows(tmp_path, schema, build_gro
 
 
 def test_the_manifest_tells_keep_rates_and_what_was_left_out(tmp_path, schema, build_group):
-    with shards.DataSetWriter(
+    with DataSetWriter(
         str(tmp_path), schema, num_shards=1, negative_keep_rate={"train": 0.25}
     ) as writer:
         writer.write("train", build_group(0, 3))
@@ -116,7 +117,7 @@ def test_a_keep_rate_is_a_probability_above_0(tmp_path, schema, rate):
     message = f"--negative_keep_rate is {rate}. Give a probability above 0, at most 1"
 
     with pytest.raises(UserError, match=message):
-        shards.DataSetWriter(str(tmp_path), schema, negative_keep_rate={"train": rate})
+        DataSetWriter(str(tmp_path), schema, negative_keep_rate={"train": rate})
 
 
 def test_the_schema_lies_beside_the_records(data_set, schema):
@@ -125,7 +126,7 @@ def test_the_schema_lies_beside_the_records(data_set, schema):
 
 def test_the_same_groups_make_the_same_files(tmp_path, schema, build_group):
     for name in ("first", "second"):
-        with shards.DataSetWriter(str(tmp_path / name), schema, num_shards=1) as writer:
+        with DataSetWriter(str(tmp_path / name), schema, num_shards=1) as writer:
             writer.write("train", build_group(0, 3))
 
     for name in file_names(tmp_path / "first"):
@@ -150,7 +151,7 @@ def test_a_group_that_does_not_fit_the_schema_fails_before_it_is_written(
 
     with (
         pytest.raises(UserError, match=r"'item' has 2 values and needs exactly 3."),
-        shards.DataSetWriter(str(tmp_path), schema) as writer,
+        DataSetWriter(str(tmp_path), schema) as writer,
     ):
         writer.write("train", wrong)
 
@@ -162,7 +163,7 @@ def test_a_rerun_removes_what_a_failed_run_left_and_nothing_else(tmp_path, schem
     with pytest.raises(KeyboardInterrupt):
         fail_midway(tmp_path, schema, build_group)
 
-    with shards.DataSetWriter(str(tmp_path), schema, num_shards=1) as writer:
+    with DataSetWriter(str(tmp_path), schema, num_shards=1) as writer:
         writer.write("train", build_group(0, 1))
 
     assert file_names(tmp_path) == [
@@ -181,13 +182,13 @@ def test_a_finished_data_set_is_not_overwritten_unasked(data_set, schema):
     )
 
     with pytest.raises(UserError, match=re.escape(message)):
-        shards.DataSetWriter(str(data_set), schema)
+        DataSetWriter(str(data_set), schema)
 
     assert file_names(data_set) == before
 
 
 def test_a_finished_data_set_is_replaced_when_asked(data_set, schema, build_group):
-    with shards.DataSetWriter(str(data_set), schema, num_shards=1, overwrite=True) as writer:
+    with DataSetWriter(str(data_set), schema, num_shards=1, overwrite=True) as writer:
         writer.write("validation", build_group(0, 2))
 
     assert file_names(data_set) == [
@@ -209,7 +210,7 @@ def test_a_failed_replacement_is_no_data_set(data_set, schema, build_group):
 
 def adopt_all(writer, groups):
     """Writes groups as a worker does and hands them to the writer."""
-    written = shards.write_shards(
+    written = write_shards(
         groups, writer.schema, directory=writer.directory, compression=writer.compression
     )
     for split, shard in written.items():
@@ -220,7 +221,7 @@ def adopt_all(writer, groups):
 def test_shards_that_workers_wrote_are_numbered_as_they_are_adopted(
     tmp_path, schema, build_group, compressed, suffix
 ):
-    with shards.DataSetWriter(str(tmp_path), schema, compressed=compressed) as writer:
+    with DataSetWriter(str(tmp_path), schema, compressed=compressed) as writer:
         adopt_all(writer, [("train", build_group(0, 3)), ("test", build_group(100, 1))])
         adopt_all(writer, [("train", build_group(7, 2)), ("train", build_group(9, 1))])
         assert writer.num_impressions == 7
@@ -239,7 +240,7 @@ def test_shards_that_workers_wrote_are_numbered_as_they_are_adopted(
 
 
 def test_the_manifest_counts_what_adopted_shards_hold(tmp_path, schema, build_group):
-    with shards.DataSetWriter(str(tmp_path), schema) as writer:
+    with DataSetWriter(str(tmp_path), schema) as writer:
         adopt_all(writer, [("train", build_group(0, 3)), ("train", build_group(4, 2))])
 
     found = manifest.load_manifest(str(tmp_path))
@@ -253,9 +254,9 @@ def test_the_manifest_counts_what_adopted_shards_hold(tmp_path, schema, build_gr
 
 
 def test_what_an_attempt_left_that_was_not_adopted_is_removed(tmp_path, schema, build_group):
-    with shards.DataSetWriter(str(tmp_path), schema) as writer:
+    with DataSetWriter(str(tmp_path), schema) as writer:
         groups = [("train", build_group(0, 3))]
-        shards.write_shards(groups, schema, directory=str(tmp_path))
+        write_shards(groups, schema, directory=str(tmp_path))
         adopt_all(writer, groups)
 
     assert file_names(tmp_path) == ["manifest.json", "schema.toml", "train-00000-of-00001.tfrecord"]
@@ -266,7 +267,7 @@ def test_a_worker_checks_groups_too(tmp_path, schema, build_group):
     wrong = {**build_group(0, 3), "item": [1, 2]}
 
     with pytest.raises(UserError, match=r"'item' has 2 values and needs exactly 3."):
-        shards.write_shards([("train", wrong)], schema, directory=str(tmp_path))
+        write_shards([("train", wrong)], schema, directory=str(tmp_path))
 
     assert file_names(tmp_path) == []
 
@@ -275,7 +276,7 @@ def test_a_worker_without_the_directory_is_told_to_share_it(tmp_path, schema):
     absent = str(tmp_path / "absent")
 
     with pytest.raises(UserError, match=f"no directory '{absent}'. Write to a file system that"):
-        shards.write_shards([], schema, directory=absent)
+        write_shards([], schema, directory=absent)
 
 
 def test_a_shard_that_is_not_on_this_machine_is_refused(tmp_path, schema):
@@ -284,7 +285,7 @@ def test_a_shard_that_is_not_on_this_machine_is_refused(tmp_path, schema):
 
     with (
         pytest.raises(UserError, match=message),
-        shards.DataSetWriter(str(tmp_path), schema) as writer,
+        DataSetWriter(str(tmp_path), schema) as writer,
     ):
         writer.adopt("train", shard)
 
@@ -292,7 +293,7 @@ def test_a_shard_that_is_not_on_this_machine_is_refused(tmp_path, schema):
 @pytest.mark.parametrize("num_shards", [0, -1])
 def test_no_shards_are_refused(tmp_path, schema, num_shards):
     with pytest.raises(UserError, match=f"--num_shards is {num_shards}. Give a number above 0."):
-        shards.DataSetWriter(str(tmp_path), schema, num_shards=num_shards)
+        DataSetWriter(str(tmp_path), schema, num_shards=num_shards)
 
 
 def test_a_data_set_without_impressions_is_refused_with_what_was_rejected(tmp_path, schema):
@@ -300,7 +301,7 @@ def test_a_data_set_without_impressions_is_refused_with_what_was_rejected(tmp_pa
 
     with (
         pytest.raises(UserError, match=message),
-        shards.DataSetWriter(str(tmp_path), schema) as writer,
+        DataSetWriter(str(tmp_path), schema) as writer,
     ):
         writer.rejected["too late"] = 2
 
@@ -312,7 +313,7 @@ def test_a_data_set_of_which_all_was_left_out_is_refused_with_the_reason(tmp_pat
 
     with (
         pytest.raises(UserError, match=message),
-        shards.DataSetWriter(str(tmp_path), schema, negative_keep_rate={"train": 0.1}) as writer,
+        DataSetWriter(str(tmp_path), schema, negative_keep_rate={"train": 0.1}) as writer,
     ):
         writer.sampled_out["train"] = 3
 

@@ -1,0 +1,1 @@
+"""Records on disk: written, found, read, parsed, batched and sampled."""

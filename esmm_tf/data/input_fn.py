@@ -1,0 +1,195 @@
+"""Shards to batches: reading, shuffling, cutting and parsing records."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from esmm_tf import console, keys
+from esmm_tf.config.training import InputConfig
+from esmm_tf.data import parsing
+from esmm_tf.data.sampling import Sampler
+from esmm_tf.data.source import ALL, Source, Subset
+from esmm_tf.schema.schema import Schema
+
+_FRACTION_BUCKETS = 1_000_000
+_FRACTION_KEY = (0x65736D6D, 0x7466)
+
+
+def build_dataset(
+    source: Source,
+    schema: Schema,
+    config: InputConfig,
+    *,
+    seed: int | None = None,
+    carry: bool = False,
+    subset: Subset = ALL,
+) -> tf.data.Dataset:
+    """Returns batches as `parsing.parse_groups` makes them.
+
+    A batch is the longest run of consecutive whole groups that holds at most `batch_size`
+    impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
+    shuffled, the same each time; without, it is the order of the files.
+
+    With a sampler, a batch is what is drawn of those groups; one of which nothing is drawn is left
+    out. So an epoch has as many steps as without: what is drawn is spread over all of them.
+    """
+    dataset = _serialized_batches(source, config, seed=seed, subset=subset)
+    dataset = dataset.map(
+        _parser(schema, carry),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    if subset.sampler is not None:
+        dataset = _sampled(dataset, subset.sampler)
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _sampled(dataset: tf.data.Dataset, sampler: Sampler) -> tf.data.Dataset:
+    drawn = dataset.enumerate().map(
+        sampler.draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    return drawn.filter(_has_impressions)
+
+
+def _has_impressions(batch: dict[str, Any]) -> tf.Tensor:
+    return tf.size(batch["features"][keys.GROUP_INDEX]) > 0
+
+
+def read_groups(
+    source: Source,
+    schema: Schema,
+    config: InputConfig,
+    *,
+    seed: int | None,
+    batches: range,
+    subset: Subset = ALL,
+) -> tf.Tensor:
+    """Returns the serialized groups of some batches of `build_dataset`, string `[groups]`.
+
+    `batches` counts from 0. Those before them are read again, though not parsed unless there is a
+    sampler. A sampled batch is returned with all the groups that it was drawn of.
+    """
+    dataset = _serialized_batches(source, config, seed=seed, subset=subset)
+    if subset.sampler is not None:
+        draw, parse = subset.sampler.draw, _parser(schema, False)
+
+        def is_drawn_of(place: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
+            return _has_impressions(draw(place, parse(serialized)))
+
+        dataset = dataset.enumerate().filter(is_drawn_of).map(lambda _, serialized: serialized)
+    return tf.concat(list(dataset.skip(batches.start).take(len(batches))), axis=0)
+
+
+def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches as `fit` takes them: features, labels and, if there are any, weights."""
+
+    def to_tuple(batch: dict[str, Any]) -> tuple[Any, ...]:
+        weight = batch.get(keys.EXAMPLE_WEIGHT)
+        pair = (batch["features"], batch["labels"])
+        return pair if weight is None else (*pair, weight)
+
+    return dataset.map(to_tuple)
+
+
+def show_progress(dataset: tf.data.Dataset, source: Source) -> Iterator[Any]:
+    """Yields the batches of `build_dataset` and moves a bar by their impressions."""
+    with console.build_bar(source.impressions) as bar:
+        for batch in dataset:
+            yield batch
+            bar.update(len(batch["features"][keys.GROUP_INDEX]))
+
+
+@functools.lru_cache(maxsize=8)
+def _parser(schema: Schema, carry: bool) -> Any:
+    """Returns the parser as a graph function, traced once for all epochs and splits."""
+    return tf.function(
+        lambda serialized: parsing.parse_groups(serialized, schema, carry=carry),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
+    )
+
+
+def _serialized_batches(
+    source: Source, config: InputConfig, *, seed: int | None, subset: Subset
+) -> tf.data.Dataset:
+    """Returns the serialized groups of each batch, string `[groups]`."""
+    files = tf.data.Dataset.from_tensor_slices(list(source.files))
+    if seed is not None:
+        files = files.shuffle(len(source.files), seed=seed, reshuffle_each_iteration=False)
+    dataset = files.interleave(
+        lambda file: tf.data.TFRecordDataset(
+            file, compression_type=source.compression, buffer_size=1 << 20
+        ),
+        cycle_length=config.num_readers if seed is not None else 1,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    if subset.fraction < 1:
+        dataset = dataset.filter(functools.partial(_is_within, fraction=subset.fraction))
+    if seed is not None and config.shuffle_buffer:
+        # Keras makes two iterators and reads the second: it must be that of `read_groups`.
+        dataset = dataset.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=False)
+    return _cut(dataset, config.batch_size)
+
+
+def _is_within(serialized: tf.Tensor, *, fraction: float) -> tf.Tensor:
+    """Returns whether a group is one of this share, by its content: larger shares hold smaller."""
+    bucket = tf.strings.to_hash_bucket_strong(serialized, _FRACTION_BUCKETS, key=_FRACTION_KEY)
+    return bucket < round(fraction * _FRACTION_BUCKETS)
+
+
+def _cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    """Returns the serialized groups of each batch, string `[groups]`.
+
+    Chunks of groups pass through a scan whose state is the groups that did not yet fill a batch;
+    an empty chunk at the end flushes it.
+    """
+    no_groups = tf.zeros([0], tf.string)
+    chunks = dataset.batch(max(batch_size, 64)).map(lambda chunk: (chunk, False))
+    chunks = chunks.concatenate(tf.data.Dataset.from_tensors((no_groups, True)))
+    batches = chunks.scan(no_groups, _cut_chunk(batch_size))
+    return batches.flat_map(tf.data.Dataset.from_tensor_slices)
+
+
+def _cut_chunk(batch_size: int) -> Callable[..., Any]:
+    @tf.autograph.experimental.do_not_convert
+    def cut(
+        left: tf.Tensor, chunk: tuple[tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.RaggedTensor]:
+        serialized, is_last = chunk
+        groups = tf.concat([left, serialized], axis=0)
+        splits = _batch_splits(tf.cumsum(parsing.count_impressions(groups)), batch_size)
+        # The last batch may still grow, unless this chunk is the last one.
+        num_whole = tf.size(splits) - tf.cast(~is_last, tf.int32)
+        splits = splits[: tf.maximum(num_whole, 1)]
+        done = splits[-1]
+        return groups[done:], tf.RaggedTensor.from_row_splits(groups[:done], splits, validate=False)
+
+    return cut
+
+
+def _batch_splits(ends: tf.Tensor, batch_size: int) -> tf.Tensor:
+    """Returns where batches begin and end, int64 `[batches + 1]`, from 0 to the number of groups.
+
+    Args:
+      ends: int64 `[groups]`, the number of impressions up to and with each group.
+      batch_size: impressions in a batch, at most.
+    """
+    total = tf.size(ends, out_type=tf.int64)
+    starts = tf.concat([[0], ends], axis=0)
+
+    def add_batch(splits: tf.TensorArray, place: tf.Tensor, count: tf.Tensor) -> Any:
+        limit = starts[place] + batch_size
+        end = tf.searchsorted(ends, [limit], side="right", out_type=tf.int64)[0]
+        place = tf.maximum(end, place + 1)
+        return splits.write(count + 1, place), place, count + 1
+
+    splits = tf.TensorArray(tf.int64, size=1, dynamic_size=True).write(0, tf.constant(0, tf.int64))
+    splits, _, _ = tf.while_loop(
+        lambda _, place, __: place < total,
+        add_batch,
+        (splits, tf.constant(0, tf.int64), tf.constant(0)),
+    )
+    return splits.stack()
