@@ -32,7 +32,7 @@ from esmm_tf import (
 from esmm_tf.config import flags
 from esmm_tf.config.serving import SkewConfig
 from esmm_tf.errors import UserError
-from esmm_tf.feature_columns import tensor_names
+from esmm_tf.model.feature_columns import tensor_names
 from esmm_tf.reports.tables import Cell, Column, Table, format_text, one_line
 from esmm_tf.reports.words import DASH
 from esmm_tf.schema import toml_file

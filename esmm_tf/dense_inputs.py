@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
-from esmm_tf.feature_columns import tensor_names
+from esmm_tf.model.feature_columns import tensor_names
 from esmm_tf.schema.columns import FLOAT32, INT64, STRING, NumericColumn
 from esmm_tf.schema.schema import MANY, Feature, Schema
 

@@ -11,16 +11,16 @@ from esmm_tf import keys
 from esmm_tf.config.training import ModelConfig
 from esmm_tf.data.sampling import Sampling
 from esmm_tf.errors import UserError
-from esmm_tf.feature_columns import build_inputs
-from esmm_tf.losses import LossTerm, Outputs, cross_entropy_of
-from esmm_tf.model import (
+from esmm_tf.model.feature_columns import build_inputs
+from esmm_tf.model.layers import (
     ConstantLogits,
-    EntireSpaceModel,
     EntireSpaceOutputs,
     ImpressionEncoder,
     TowerLogits,
     build_tower,
 )
+from esmm_tf.model.losses import LossTerm, Outputs, cross_entropy_of
+from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.schema import Schema
 
 _SEED_STRIDE = 1000

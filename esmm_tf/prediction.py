@@ -15,7 +15,7 @@ from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import Source
 from esmm_tf.errors import UserError
-from esmm_tf.model import build_scorer
+from esmm_tf.model.model import build_scorer
 from esmm_tf.schema.schema import Schema
 
 Columns = Mapping[str, np.ndarray]

@@ -8,7 +8,7 @@ import tensorflow as tf
 from esmm_tf import dense_inputs, keys
 from esmm_tf.data import parsing
 from esmm_tf.dense_inputs import Widths
-from esmm_tf.feature_columns import CategoricalReader
+from esmm_tf.model.feature_columns import CategoricalReader
 from esmm_tf.schema.schema import Schema
 
 # In `context` of `rank`, stands for the context of the row before. No serialized message is that.

@@ -16,7 +16,7 @@ from esmm_tf import console, keys, saved_model, serving_requests, skew_causes
 from esmm_tf.config.serving import SkewConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import Source
-from esmm_tf.model import build_scorer
+from esmm_tf.model.model import build_scorer
 from esmm_tf.model_directory import TrainedModel
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving_requests import Impression, Request

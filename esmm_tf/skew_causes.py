@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from esmm_tf import dense_inputs, keys, saved_model, serving_requests
 from esmm_tf.data import parsing
-from esmm_tf.feature_columns import CategoricalReader, scale_numeric, tensor_names
+from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric, tensor_names
 from esmm_tf.model_directory import TrainedModel, is_same_schema
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn, VocabularyColumn

@@ -23,7 +23,7 @@ from esmm_tf.data import input_fn
 from esmm_tf.data.sampling import Sampler
 from esmm_tf.data.source import ALL, Source, Subset
 from esmm_tf.errors import UserError
-from esmm_tf.model import EntireSpaceModel
+from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.schema import Schema
 
 

@@ -20,9 +20,9 @@ from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.method import Method
 from esmm_tf.methods import load_method
-from esmm_tf.model import EntireSpaceModel
+from esmm_tf.model.model import EntireSpaceModel
+from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.model_directory import Settings, TrainedModel
-from esmm_tf.optimizers import RowwiseAdam
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from esmm_tf.trainer import Trainer

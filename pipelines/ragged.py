@@ -30,7 +30,7 @@ class Values:
         return Values(self.values[places], lengths, weights)
 
     def entries(self, name: str, first: int, end: int, *, lengths: bool) -> dict[str, np.ndarray]:
-        """Returns rows `first` to `end` as a record (`esmm_tf.data.records`) holds feature `name`."""
+        """Returns rows `first` to `end` as a record holds feature `name`."""
         places = slice(self.starts[first], self.starts[end])
         entries = {name: self.values[places]}
         if lengths:

@@ -19,8 +19,8 @@ from esmm_tf.config.training import (
 )
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
+from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.model_directory import Settings
-from esmm_tf.optimizers import RowwiseAdam
 
 USERS = pytest.mark.parametrize("name", ["aman", "base", "division", "oversampling", "unbias"])
 

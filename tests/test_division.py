@@ -13,7 +13,7 @@ from esmm_tf.calibration import Platt
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
-from esmm_tf.model import DividedOutputs
+from esmm_tf.model.layers import DividedOutputs
 from esmm_tf.scores import collect_scores
 
 

@@ -8,7 +8,7 @@ from shop_batch import FEATURES, ITEM, LABELS, SCHEMA, WEIGHT, build_model, one_
 
 from esmm_tf.config.training import ModelConfig
 from esmm_tf.methods import load_method
-from esmm_tf.optimizers import RowwiseAdam
+from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.schema.columns import FLOAT32, INT64, NumericColumn
 from esmm_tf.schema.schema import IMPRESSION, Feature, Schema
 

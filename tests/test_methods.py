@@ -11,7 +11,7 @@ from esmm_tf import methods
 from esmm_tf.data.sampling import Sampler, Sampling
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
-from esmm_tf.optimizers import RowwiseAdam
+from esmm_tf.model.optimizers import RowwiseAdam
 
 CVR_TOWER = ("aman", "base", "oversampling", "unbias")
 # By method and term of its loss: the parts of the network that the term's gradients reach.

@@ -10,7 +10,7 @@ from shop_batch import FEATURES, LABELS, SCHEMA, WEIGHT, build_model, one_batch
 
 from esmm_tf.data.sampling import Sampler
 from esmm_tf.methods import load_method
-from esmm_tf.optimizers import RowwiseAdam
+from esmm_tf.model.optimizers import RowwiseAdam
 
 CURVES = ("auc", "log_loss", "calibration")
 HALVES = pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])

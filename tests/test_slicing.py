@@ -7,7 +7,7 @@ import tensorflow as tf
 from esmm_tf import slicing
 from esmm_tf.data import parsing, records
 from esmm_tf.errors import UserError
-from esmm_tf.feature_columns import CategoricalReader
+from esmm_tf.model.feature_columns import CategoricalReader
 from esmm_tf.schema.columns import (
     BucketizedColumn,
     HashBucketColumn,

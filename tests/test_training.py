@@ -20,7 +20,7 @@ from esmm_tf.config.training import (
 from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
-from esmm_tf.model import EntireSpaceModel
+from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Labels, Schema

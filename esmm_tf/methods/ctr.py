@@ -5,9 +5,9 @@ data's clicks that convert, for every impression.
 """
 
 from esmm_tf import keys
-from esmm_tf.losses import Outputs, cross_entropy_of
 from esmm_tf.method import Method, NetworkBuilder
-from esmm_tf.model import EntireSpaceOutputs
+from esmm_tf.model.layers import EntireSpaceOutputs
+from esmm_tf.model.losses import Outputs, cross_entropy_of
 
 
 def _network(builder: NetworkBuilder) -> Outputs:

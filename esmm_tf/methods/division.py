@@ -5,9 +5,9 @@ and tells how often it does, and served pCVR is cut off just below 1.
 """
 
 from esmm_tf import keys
-from esmm_tf.losses import Outputs, cross_entropy_of
 from esmm_tf.method import Method, NetworkBuilder
-from esmm_tf.model import DividedOutputs
+from esmm_tf.model.layers import DividedOutputs
+from esmm_tf.model.losses import Outputs, cross_entropy_of
 
 
 def _network(builder: NetworkBuilder) -> Outputs:

@@ -4,9 +4,9 @@ The Entire Space Multi-Task Model (Ma et al., SIGIR 2018, Figure 2, Eq. 3).
 """
 
 from esmm_tf import keys
-from esmm_tf.losses import ENTIRE_SPACE_LOSSES, Outputs
 from esmm_tf.method import Method, NetworkBuilder
-from esmm_tf.model import EntireSpaceOutputs
+from esmm_tf.model.layers import EntireSpaceOutputs
+from esmm_tf.model.losses import ENTIRE_SPACE_LOSSES, Outputs
 
 
 def _network(builder: NetworkBuilder) -> Outputs:

@@ -1,6 +1,6 @@
 """Feature columns as the schema declares them: from a feature's values to rows of a table.
 
-`esmm_tf.feature_columns` holds the tensor ops of each.
+`esmm_tf.model.feature_columns` holds the tensor ops of each.
 """
 
 import collections

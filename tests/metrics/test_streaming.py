@@ -4,7 +4,6 @@ import sklearn.metrics
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import losses
 from esmm_tf.metrics import exact as exact_metrics
 from esmm_tf.metrics.streaming import (
     EntireSpaceMetrics,
@@ -13,6 +12,7 @@ from esmm_tf.metrics.streaming import (
     StreamingCalibration,
     StreamingLogLoss,
 )
+from esmm_tf.model import losses
 
 
 def sigmoid(logits):

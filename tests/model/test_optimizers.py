@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf.optimizers import RowwiseAdam
+from esmm_tf.model.optimizers import RowwiseAdam
 
 SETTINGS = {"learning_rate": 0.05, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-6}
 NUM_ROWS, DIM = SHAPE = 6, 3

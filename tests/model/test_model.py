@@ -4,13 +4,8 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf.config.training import ModelConfig
-from esmm_tf.model import (
-    EntireSpaceModel,
-    EntireSpaceOutputs,
-    ImpressionEncoder,
-    TowerLogits,
-    build_tower,
-)
+from esmm_tf.model.layers import EntireSpaceOutputs, ImpressionEncoder, TowerLogits, build_tower
+from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema, Table
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf.errors import UserError
-from esmm_tf.feature_columns import (
+from esmm_tf.model.feature_columns import (
     CategoricalReader,
     build_inputs,
     scale_numeric,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf.embedding import FusedEmbedding, TableInitializer
+from esmm_tf.model.embedding import FusedEmbedding, TableInitializer
 from esmm_tf.schema.schema import COMBINERS, Table
 
 DIM = 3

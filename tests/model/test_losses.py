@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import losses
+from esmm_tf.model import losses
 
 EXTREMES = (-1000.0, -100.0, -20.0, -8.0, -1.0, 0.0, 0.5, 3.0, 20.0, 100.0, 1000.0)
 GRID = np.array(list(itertools.product(EXTREMES, EXTREMES)))

@@ -1,0 +1,1 @@
+"""The Keras model: feature columns, embeddings, towers, losses and optimizers."""
