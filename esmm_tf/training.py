@@ -18,8 +18,7 @@ from esmm_tf.config.training import (
 from esmm_tf.data.sampling import LabelCounts, Sampler, Sampling
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
-from esmm_tf.method import Method
-from esmm_tf.methods import load_method
+from esmm_tf.methods import Method, load_method
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.model_directory import Settings, TrainedModel

@@ -4,12 +4,15 @@ import importlib
 import pkgutil
 
 from esmm_tf.errors import UserError
-from esmm_tf.method import Method
+from esmm_tf.methods._method import Method, NetworkBuilder, cvr_tower_method
+
+__all__ = ["Method", "NetworkBuilder", "cvr_tower_method", "load_method", "names"]
 
 
 def names() -> tuple[str, ...]:
     """Returns the names of all methods here, in alphabetical order."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return tuple(sorted(name for name in modules if not name.startswith("_")))
 
 
 def load_method(name: str) -> Method:

@@ -5,7 +5,7 @@ data's clicks that convert, for every impression.
 """
 
 from esmm_tf import keys
-from esmm_tf.method import Method, NetworkBuilder
+from esmm_tf.methods import Method, NetworkBuilder
 from esmm_tf.model.layers import EntireSpaceOutputs
 from esmm_tf.model.losses import Outputs, cross_entropy_of
 

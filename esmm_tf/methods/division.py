@@ -5,7 +5,7 @@ and tells how often it does, and served pCVR is cut off just below 1.
 """
 
 from esmm_tf import keys
-from esmm_tf.method import Method, NetworkBuilder
+from esmm_tf.methods import Method, NetworkBuilder
 from esmm_tf.model.layers import DividedOutputs
 from esmm_tf.model.losses import Outputs, cross_entropy_of
 

@@ -4,7 +4,7 @@ The Entire Space Multi-Task Model (Ma et al., SIGIR 2018, Figure 2, Eq. 3).
 """
 
 from esmm_tf import keys
-from esmm_tf.method import Method, NetworkBuilder
+from esmm_tf.methods import Method, NetworkBuilder
 from esmm_tf.model.layers import EntireSpaceOutputs
 from esmm_tf.model.losses import ENTIRE_SPACE_LOSSES, Outputs
 

@@ -1,7 +1,7 @@
 """ESMM-NS: ESMM whose towers share nothing; each has embeddings of its own."""
 
 from esmm_tf import keys
-from esmm_tf.method import Method, NetworkBuilder
+from esmm_tf.methods import Method, NetworkBuilder
 from esmm_tf.model.layers import EntireSpaceOutputs
 from esmm_tf.model.losses import ENTIRE_SPACE_LOSSES, Outputs
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from esmm_tf.data.sampling import Sampling
 from esmm_tf.errors import UserError
-from esmm_tf.method import cvr_tower_method
+from esmm_tf.methods import cvr_tower_method
 
 
 def _sampling(rate: float) -> Sampling:

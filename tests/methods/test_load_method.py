@@ -8,15 +8,14 @@ import pytest
 from shop_batch import FEATURES, LABELS, build_model
 
 from esmm_tf.errors import UserError
-from esmm_tf.method import Method
-from esmm_tf.methods import load_method
+from esmm_tf.methods import Method, load_method
 from esmm_tf.model import losses
 from esmm_tf.model.layers import EntireSpaceOutputs
 
 OWN_METHOD = """
 from esmm_tf import keys
 from esmm_tf.model.losses import cross_entropy_of
-from esmm_tf.method import Method
+from esmm_tf.methods import Method
 from esmm_tf.model import EntireSpaceOutputs
 
 def network(builder):
