@@ -25,11 +25,11 @@ from esmm_tf.config.training import (
 )
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import Source, find_source
+from esmm_tf.evaluation.scores import collect_scores
 from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import CONTEXT, Schema
-from esmm_tf.scores import collect_scores
 from pipelines import expedia
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 

@@ -17,9 +17,9 @@ import numpy as np
 from sklearn import metrics as reference
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import evaluation, scores
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
+from esmm_tf.evaluation import evaluation, scores
 from esmm_tf.metrics import exact, intervals
 from esmm_tf.metrics.ranking import Ranking
 

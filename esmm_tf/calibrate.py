@@ -6,7 +6,7 @@ from esmm_tf.calibration import Calibration, describe
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.data.source import check_schema, find_source
-from esmm_tf.scores import collect_scores
+from esmm_tf.evaluation.scores import collect_scores
 
 
 def main(config: CalibrateConfig) -> None:

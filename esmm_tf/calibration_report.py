@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import calibration_fit, evaluation, keys
+from esmm_tf import calibration_fit, keys
 from esmm_tf.calibration import CalibrationMap, apply
 from esmm_tf.errors import UserError
+from esmm_tf.evaluation import evaluation
+from esmm_tf.evaluation.scores import Scores
 from esmm_tf.logistic_line import Sample
-from esmm_tf.scores import Scores
 
 EXPLANATION = (
     "'after' was measured on either half of the groups by maps fitted to the other half; the maps "

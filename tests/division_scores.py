@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import evaluation
+from esmm_tf.evaluation import evaluation
+from esmm_tf.evaluation.scores import Divided, Scores
 from esmm_tf.model.layers import DividedOutputs
-from esmm_tf.scores import Divided, Scores
 
 NUM_ROWS = 600
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from esmm_tf import calibrate, calibration_report, keys, model_directory, scores, training
+from esmm_tf import calibrate, calibration_report, keys, model_directory, training
 from esmm_tf.calibration import Calibration, Platt
 from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.config.training import (
@@ -19,9 +19,10 @@ from esmm_tf.config.training import (
 from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
-from esmm_tf.evaluation import measure_tasks
+from esmm_tf.evaluation import scores
+from esmm_tf.evaluation.evaluation import measure_tasks
+from esmm_tf.evaluation.scores import Scores
 from esmm_tf.schema.toml_file import load_schema
-from esmm_tf.scores import Scores
 
 SCHEMA = """
 format_version = 1

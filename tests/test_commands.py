@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluate, export, exporter, predict, scores
+from esmm_tf import evaluate, export, exporter, predict
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, PredictConfig, ScoreConfig
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.writer import DataSetWriter
+from esmm_tf.evaluation import scores
 
 
 def run_command(name, *args):

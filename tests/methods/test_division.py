@@ -8,13 +8,14 @@ import tensorflow as tf
 from division_scores import NUM_ROWS, build_scores, divide, log_sigmoid, sigmoid, tasks_of
 from shop_batch import FEATURES, build_model
 
-from esmm_tf import calibrated_model, calibration_report, comparison, evaluation, files, keys
+from esmm_tf import calibrated_model, calibration_report, files, keys
 from esmm_tf.calibration import Platt
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
+from esmm_tf.evaluation import comparison, evaluation
+from esmm_tf.evaluation.scores import collect_scores
 from esmm_tf.model.layers import DividedOutputs
-from esmm_tf.scores import collect_scores
 
 
 @pytest.mark.parametrize(("ctr", "ctcvr"), [(0.0, -2.0), (-3.0, -5.5), (4.0, 3.0), (-20.0, -21.0)])

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from esmm_tf import comparison, evaluation
+from esmm_tf.evaluation import comparison, evaluation
+from esmm_tf.evaluation.scores import Scores
+from esmm_tf.evaluation.slicing import Slices
 from esmm_tf.reports import evaluation_text
-from esmm_tf.scores import Scores
-from esmm_tf.slicing import Slices
 
 NUM_ROWS = 600
 

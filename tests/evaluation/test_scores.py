@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluation
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
+from esmm_tf.evaluation import evaluation
+from esmm_tf.evaluation.scores import Scores, collect_scores, ctcvr_logits
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Key, Labels, Schema
-from esmm_tf.scores import Scores, collect_scores, ctcvr_logits
 
 CLICK = np.array([1, 1, 0, 1, 0], np.uint8)
 CONVERSION = np.array([1, 0, 0, 0, 0], np.uint8)

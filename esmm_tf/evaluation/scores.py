@@ -14,10 +14,10 @@ from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import Source
 from esmm_tf.errors import UserError
+from esmm_tf.evaluation.slicing import SliceReader, Slices
 from esmm_tf.metrics import intervals
 from esmm_tf.model.model import build_scorer
 from esmm_tf.schema.schema import Schema
-from esmm_tf.slicing import SliceReader, Slices
 
 _LOGITS = (keys.CTR_LOGITS, keys.CVR_LOGITS)
 DIVIDED = (keys.CTCVR_LOGITS, keys.CVR_LOG_RATIO)

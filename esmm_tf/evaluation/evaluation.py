@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from esmm_tf import console, keys
+from esmm_tf.evaluation.scores import Scores
 from esmm_tf.metrics import curves, intervals
 from esmm_tf.metrics import task as task_metrics
 from esmm_tf.metrics.ranking import packed_order
 from esmm_tf.metrics.task import Measurement, Space
-from esmm_tf.scores import Scores
 
 INTERVAL_METHOD = (
     "influence functions (for the AUC those of DeLong et al. 1988), summed within groups where the "

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import slicing
 from esmm_tf.data import parsing, records
 from esmm_tf.errors import UserError
+from esmm_tf.evaluation import slicing
+from esmm_tf.evaluation.slicing import SliceReader
 from esmm_tf.model.feature_columns import CategoricalReader
 from esmm_tf.schema.columns import (
     BucketizedColumn,
@@ -16,7 +17,6 @@ from esmm_tf.schema.columns import (
     VocabularyColumn,
 )
 from esmm_tf.schema.schema import Feature, Key, Schema
-from esmm_tf.slicing import SliceReader
 
 HASHED = HashBucketColumn(hash_buckets=9)
 

@@ -7,8 +7,8 @@ import pytest
 from division_scores import NUM_ROWS, build_scores, oracle, sigmoid, tasks_of
 from sklearn import metrics as reference
 
-from esmm_tf import evaluation
-from esmm_tf.slicing import Slices
+from esmm_tf.evaluation import evaluation
+from esmm_tf.evaluation.slicing import Slices
 
 
 def test_the_auc_of_clicked_impressions_ranks_by_the_ratio_above_1_too():

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from esmm_tf import prediction
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
+from esmm_tf.evaluation import prediction
 
 FIRST = {
     "sample": np.array([7, 2**62]),

@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from esmm_tf import comparison, evaluation, files
-from esmm_tf.comparison import check_baseline, compare, load_scores, remove_scores, write_scores
+from esmm_tf import files
 from esmm_tf.errors import UserError
+from esmm_tf.evaluation import comparison, evaluation
+from esmm_tf.evaluation.comparison import (
+    check_baseline,
+    compare,
+    load_scores,
+    remove_scores,
+    write_scores,
+)
+from esmm_tf.evaluation.scores import Scores
 from esmm_tf.metrics import task
 from esmm_tf.metrics.task import Space
-from esmm_tf.scores import Scores
 
 NUM_GROUPS = 200
 RESAMPLES = 500

@@ -15,9 +15,9 @@ import numpy as np
 
 from esmm_tf import files, keys
 from esmm_tf.errors import UserError
-from esmm_tf.evaluation import finite_or_none
+from esmm_tf.evaluation.evaluation import finite_or_none
+from esmm_tf.evaluation.scores import DIVIDED, Scores, find_divided
 from esmm_tf.metrics.task import Measurement
-from esmm_tf.scores import DIVIDED, Scores, find_divided
 
 
 def compare(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from esmm_tf import evaluation, scores
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
-from esmm_tf.scores import Scores
-from esmm_tf.slicing import Slices
+from esmm_tf.evaluation import evaluation, scores
+from esmm_tf.evaluation.scores import Scores
+from esmm_tf.evaluation.slicing import Slices
 
 NUM_ROWS = 400
 METRICS = ("auc", "average_precision", "log_loss", "normalized_entropy", "calibration")

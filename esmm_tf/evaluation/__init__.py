@@ -1,0 +1,1 @@
+"""A model's scores of a log, and what they are worth."""
