@@ -1,8 +1,9 @@
 """`python -m esmm_tf.calibrate`: fits a trained model's probabilities to records it never saw."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import calibration_report, data_guards, keys, model_directory, training_data
-from esmm_tf.calibration import Calibration, describe
+from esmm_tf import data_guards, keys, model_directory, training_data
+from esmm_tf.calibration import report as calibration_report
+from esmm_tf.calibration.maps import Calibration, describe
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.data.source import check_schema, find_source

@@ -22,9 +22,9 @@ from typing import Any
 import tensorflow as tf
 
 from esmm_tf import files, keys
-from esmm_tf.calibrated_model import build_calibrated
-from esmm_tf.calibration import FORMAT_VERSION as CALIBRATION_FORMAT
-from esmm_tf.calibration import Calibration, CalibrationMap
+from esmm_tf.calibration.layers import build_calibrated
+from esmm_tf.calibration.maps import FORMAT_VERSION as CALIBRATION_FORMAT
+from esmm_tf.calibration.maps import Calibration, CalibrationMap
 from esmm_tf.config.training import (
     InputConfig,
     MethodConfig,

@@ -6,8 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from esmm_tf import calibrate, calibration_report, keys, model_directory, training
-from esmm_tf.calibration import Calibration, Platt
+from esmm_tf import calibrate, keys, model_directory, training
+from esmm_tf.calibration import report as calibration_report
+from esmm_tf.calibration.maps import Calibration, Platt
 from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.config.training import (
     GuardConfig,

@@ -8,7 +8,7 @@ from evaluation_results import build_result
 
 import esmm_tf
 from esmm_tf import model_card, training_data
-from esmm_tf.calibration import Platt
+from esmm_tf.calibration.maps import Platt
 
 SERVING = {
     "signatures": ["serving_default", "rank"],

@@ -8,8 +8,10 @@ import tensorflow as tf
 from division_scores import NUM_ROWS, build_scores, divide, log_sigmoid, sigmoid, tasks_of
 from shop_batch import FEATURES, build_model
 
-from esmm_tf import calibrated_model, calibration_report, files, keys
-from esmm_tf.calibration import Platt
+from esmm_tf import files, keys
+from esmm_tf.calibration import layers
+from esmm_tf.calibration import report as calibration_report
+from esmm_tf.calibration.maps import Platt
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
@@ -165,7 +167,7 @@ def test_a_line_brings_a_ratio_to_its_labels(many_scores):
 def test_a_calibrated_ratio_is_a_probability_whose_product_with_pctr_is_pctcvr():
     model = build_model("division", trained=True)
 
-    calibrated = calibrated_model.build_calibrated(
+    calibrated = layers.build_calibrated(
         model, {"pctr": Platt(slope=0.8, offset=-0.5), "pcvr": Platt(slope=0.5, offset=0.1)}
     )
     outputs = calibrated(FEATURES)

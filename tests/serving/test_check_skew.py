@@ -15,7 +15,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from esmm_tf import check_skew, config, exporter, model_directory, saved_model, skew, skew_causes
-from esmm_tf.calibration import Calibration, Platt
+from esmm_tf.calibration.maps import Calibration, Platt
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig, SkewConfig
 from esmm_tf.data.source import find_source

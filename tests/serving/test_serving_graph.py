@@ -7,8 +7,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from esmm_tf import dense_inputs, methods, saved_model
-from esmm_tf.calibrated_model import build_calibrated
-from esmm_tf.calibration import Isotonic, Platt
+from esmm_tf.calibration.layers import build_calibrated
+from esmm_tf.calibration.maps import Isotonic, Platt
 from esmm_tf.config.training import ModelConfig
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn

@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys
-from esmm_tf.calibration import CalibrationMap
+from esmm_tf.calibration.maps import CalibrationMap
 from esmm_tf.model.layers import EntireSpaceOutputs
 
 _LOGITS = {keys.PCTR: keys.CTR_LOGITS, keys.PCVR: keys.CVR_LOGITS}

@@ -5,10 +5,10 @@ import pytest
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from esmm_tf import calibration_fit, logistic_line
-from esmm_tf.calibration import Isotonic, Platt, Temperature, apply
-from esmm_tf.calibration_fit import Block
-from esmm_tf.logistic_line import OFFSET, SLOPE, Sample, fit_line
+from esmm_tf.calibration import fit, logistic_line
+from esmm_tf.calibration.fit import Block
+from esmm_tf.calibration.logistic_line import OFFSET, SLOPE, Sample, fit_line
+from esmm_tf.calibration.maps import Isotonic, Platt, Temperature, apply
 
 METHODS = ("platt", "temperature", "isotonic")
 
@@ -99,7 +99,7 @@ def test_a_fit_that_does_not_end_is_told(monkeypatch):
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_platt_finds_the_line_that_made_the_labels(weighted):
-    found = calibration_fit.fit_platt(build_sample(number=200_000, weighted=weighted))
+    found = fit.fit_platt(build_sample(number=200_000, weighted=weighted))
 
     assert isinstance(found, Platt)
     assert (found.slope, found.offset) == pytest.approx((0.5, -1.0), abs=0.03)
@@ -110,7 +110,7 @@ def test_platt_has_the_targets_of_his_paper():
     positives = sample.labels.sum()
     targets = np.where(sample.labels, (positives + 1) / (positives + 2), 1 / (300 - positives + 2))
 
-    found = calibration_fit.fit_platt(sample)
+    found = fit.fit_platt(sample)
 
     expected = reference_line(sample, targets, free=(SLOPE, OFFSET))
     assert (found.slope, found.offset) == pytest.approx(expected, abs=2e-5)
@@ -124,7 +124,7 @@ def test_the_scale_of_the_weights_changes_nothing(method, factor):
         logits=sample.logits, labels=sample.labels, weights=sample.weights.astype("f8") * factor
     )
 
-    found, expected = (calibration_fit.fit(method, each) for each in (scaled, sample))
+    found, expected = (fit.fit(method, each) for each in (scaled, sample))
 
     grid = np.linspace(-8, 4, 50)
     np.testing.assert_allclose(apply(found, grid), apply(expected, grid), rtol=1e-5)
@@ -136,7 +136,7 @@ def test_a_weight_of_two_is_two_rows(method):
     doubled = Sample(logits=sample.logits, labels=sample.labels, weights=np.full(3000, 2.0))
     twice = Sample(logits=np.repeat(sample.logits, 2), labels=np.repeat(sample.labels, 2))
 
-    found, expected = (calibration_fit.fit(method, each) for each in (doubled, twice))
+    found, expected = (fit.fit(method, each) for each in (doubled, twice))
 
     # Platt's targets and half a positive count rows: 3,000 of weight 2 are not 6,000. The latter
     # moves blocks without positives, which are those of the lowest scores.
@@ -153,19 +153,19 @@ def test_down_sampled_negatives_that_weigh_more_have_the_map_of_all():
         weights=np.where(whole.labels[kept], 1.0, 10.0),
     )
 
-    found, expected = (calibration_fit.fit_platt(each) for each in (sampled, whole))
+    found, expected = (fit.fit_platt(each) for each in (sampled, whole))
 
     assert (found.slope, found.offset) == pytest.approx((expected.slope, expected.offset), abs=0.02)
-    unweighted = calibration_fit.fit_platt(Sample(logits=sampled.logits, labels=sampled.labels))
+    unweighted = fit.fit_platt(Sample(logits=sampled.logits, labels=sampled.labels))
     assert unweighted.offset - expected.offset > 2.0
 
 
 def test_scores_that_part_the_labels_have_a_finite_map():
     sample = Sample(logits=np.linspace(-1, 1, 40), labels=np.repeat([0, 1], 20).astype(np.uint8))
 
-    platt = calibration_fit.fit_platt(sample)
-    temperature = calibration_fit.fit_temperature(sample)
-    isotonic = calibration_fit.fit_isotonic(sample)
+    platt = fit.fit_platt(sample)
+    temperature = fit.fit_temperature(sample)
+    isotonic = fit.fit_isotonic(sample)
 
     assert 1 < platt.slope < 100
     assert temperature.temperature == 0.01
@@ -178,7 +178,7 @@ def test_scores_that_part_the_labels_have_a_finite_map():
 def test_scores_that_fall_with_the_labels_keep_their_order(method):
     sample = build_sample(number=5000, slope=-0.5)
 
-    found = calibration_fit.fit(method, sample)
+    found = fit.fit(method, sample)
 
     grid = apply(found, np.linspace(-6, 2, 9))
     assert (np.diff(grid) > 0).all()
@@ -186,14 +186,14 @@ def test_scores_that_fall_with_the_labels_keep_their_order(method):
         predicted = sigmoid(apply(found, sample.logits)).mean()
         assert predicted == pytest.approx(sample.labels.mean(), rel=1e-3)
     if method == "platt":
-        assert found.slope == calibration_fit.MIN_SLOPE
+        assert found.slope == fit.MIN_SLOPE
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_one_score_for_all_has_a_map(method):
     sample = Sample(logits=np.full(50, -1.0), labels=(np.arange(50) < 10).astype(np.uint8))
 
-    found = calibration_fit.fit(method, sample)
+    found = fit.fit(method, sample)
 
     assert sigmoid(apply(found, np.array([-1.0])))[0] == pytest.approx(0.2, abs=0.01)
 
@@ -201,7 +201,7 @@ def test_one_score_for_all_has_a_map(method):
 def test_the_temperature_is_the_one_of_least_log_loss():
     sample = build_sample(slope=0.5, offset=0.0, weighted=True)
 
-    found = calibration_fit.fit_temperature(sample)
+    found = fit.fit_temperature(sample)
 
     assert isinstance(found, Temperature)
     assert found.temperature == pytest.approx(2.0, abs=0.1)
@@ -218,9 +218,9 @@ def test_pooled_blocks_are_scikit_learns_isotonic_regression(weighted, seed):
     labels = (rng.random(200) < np.linspace(0.1, 0.6, 200)).astype(float)
     weights = rng.uniform(0.5, 3.0, 200) if weighted else np.ones(200)
 
-    blocks = calibration_fit.pool(
+    blocks = fit.pool(
         (Block(w, w * y, w) for w, y in zip(weights, labels, strict=True)),
-        calibration_fit.does_not_rise,
+        fit.does_not_rise,
     )
 
     rows = np.searchsorted(np.cumsum([block.weight for block in blocks]) + 1e-9, np.cumsum(weights))
@@ -237,13 +237,13 @@ def test_isotonic_finds_a_curve_that_no_line_can():
     labels = (rng.random(len(logits)) < sigmoid(truth)).astype(np.uint8)
     sample = Sample(logits=logits, labels=labels)
 
-    found = calibration_fit.fit_isotonic(sample)
+    found = fit.fit_isotonic(sample)
 
     assert isinstance(found, Isotonic)
     grid = np.array([-4.0, -3.0, -2.0, -1.0, 0.0, 1.0])
     expected = np.where(grid < -2, -2 + 0.3 * (grid + 2), -2 + 1.5 * (grid + 2))
     np.testing.assert_allclose(apply(found, grid), expected, atol=0.15)
-    line = calibration_fit.fit_platt(sample)
+    line = fit.fit_platt(sample)
     losses = [mean_loss(sample, apply(each, logits)) for each in (found, line)]
     assert losses[0] < losses[1] - 0.002
 
@@ -251,7 +251,7 @@ def test_isotonic_finds_a_curve_that_no_line_can():
 def test_an_isotonic_map_predicts_the_mean_label():
     sample = build_sample(number=5000, weighted=True, slope=0.2)
 
-    found = calibration_fit.fit_isotonic(sample)
+    found = fit.fit_isotonic(sample)
 
     predicted = np.average(sigmoid(apply(found, sample.logits)), weights=sample.weights)
     assert predicted == pytest.approx(np.average(sample.labels, weights=sample.weights), rel=1e-6)
@@ -261,7 +261,7 @@ def test_a_block_without_positives_has_half_a_one():
     logits = np.repeat([-4.0, -1.0], [50, 50])
     labels = (np.arange(100) >= 80).astype(np.uint8)
 
-    found = calibration_fit.fit_isotonic(Sample(logits=logits, labels=labels))
+    found = fit.fit_isotonic(Sample(logits=logits, labels=labels))
 
     # Before all points are moved alike, so that 20 of 100 are predicted.
     low, high = sigmoid(found.values)
@@ -274,7 +274,7 @@ def test_equal_scores_share_a_bin_and_a_thousand_bins_are_the_most():
     few = Sample(logits=np.repeat([-2.0, 0.0, 1.0], 100), labels=np.tile([0, 1], 150))
     many = build_sample(number=30_000)
 
-    bins = {"few": list(calibration_fit._bins(few)), "many": list(calibration_fit._bins(many))}
+    bins = {"few": list(fit._bins(few)), "many": list(fit._bins(many))}
 
     assert [block.weight for block in bins["few"]] == [100, 100, 100]
     assert len(bins["many"]) == 1000
@@ -286,7 +286,7 @@ def test_rows_that_weigh_nothing_make_no_bin():
     logits = np.array([-3.0, -1.0, 2.0])
     sample = Sample(logits=logits, labels=np.array([0, 1, 1]), weights=np.array([1.0, 0.0, 2.0]))
 
-    assert [block.weight for block in calibration_fit._bins(sample)] == [1.0, 2.0]
+    assert [block.weight for block in fit._bins(sample)] == [1.0, 2.0]
 
 
 def test_an_isotonic_map_rises_by_a_hundredth_at_least_where_labels_do_not():
@@ -295,9 +295,9 @@ def test_an_isotonic_map_rises_by_a_hundredth_at_least_where_labels_do_not():
         logits=rng.normal(0, 2, 50_000), labels=(rng.random(50_000) < 0.1).astype(np.uint8)
     )
 
-    segments = calibration_fit.fit_isotonic(sample).segments()
+    segments = fit.fit_isotonic(sample).segments()
 
-    assert segments.slopes.min() >= calibration_fit.MIN_SLOPE * (1 - 1e-9)
+    assert segments.slopes.min() >= fit.MIN_SLOPE * (1 - 1e-9)
     assert np.diff(segments.knots, prepend=-np.inf).min() >= 1e-3
 
 
@@ -310,7 +310,7 @@ def test_a_sample_without_positives_or_negatives_is_refused(method, labels, weig
     sample = Sample(logits=np.array([0.0, 1.0]), labels=np.array(labels), weights=weights)
 
     with pytest.raises(ValueError, match=r"^A calibration needs positives and negatives that"):
-        calibration_fit.fit(method, sample)
+        fit.fit(method, sample)
 
 
 @pytest.mark.parametrize(

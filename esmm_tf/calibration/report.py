@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import calibration_fit, keys
-from esmm_tf.calibration import CalibrationMap, apply
+from esmm_tf import keys
+from esmm_tf.calibration import fit
+from esmm_tf.calibration.logistic_line import Sample
+from esmm_tf.calibration.maps import CalibrationMap, apply
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import Scores
-from esmm_tf.logistic_line import Sample
 
 EXPLANATION = (
     "'after' was measured on either half of the groups by maps fitted to the other half; the maps "
@@ -42,7 +43,7 @@ def fit_maps(scores: Scores, method: str) -> Maps:
     samples = _samples(scores)
     for name, sample in samples.items():
         _check_enough(name, sample, method)
-    return {name: calibration_fit.fit(method, sample) for name, sample in samples.items()}
+    return {name: fit.fit(method, sample) for name, sample in samples.items()}
 
 
 def count(scores: Scores) -> dict[str, int]:
@@ -124,7 +125,7 @@ def _out_of_fold(scores: Scores, method: str) -> Scores | None:
         samples = _samples(scores.take(np.flatnonzero(~half)))
         if not all(sample.effective_number(y) for sample in samples.values() for y in (0, 1)):
             return None
-        maps = {name: calibration_fit.fit(method, sample) for name, sample in samples.items()}
+        maps = {name: fit.fit(method, sample) for name, sample in samples.items()}
         ctr_logits[half] = apply(maps[keys.PCTR], scores.ctr_logits[half])
         cvr_logits[half] = apply(maps[keys.PCVR], scores.cvr_logits[half])
     return scores.with_logits(ctr_logits, cvr_logits)

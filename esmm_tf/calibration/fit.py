@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from esmm_tf import keys
-from esmm_tf.calibration import CalibrationMap, Isotonic, Platt, Temperature, apply
-from esmm_tf.logistic_line import OFFSET, SLOPE, Sample, fit_line, slope_of_loss
+from esmm_tf.calibration.logistic_line import OFFSET, SLOPE, Sample, fit_line, slope_of_loss
+from esmm_tf.calibration.maps import CalibrationMap, Isotonic, Platt, Temperature, apply
 from esmm_tf.metrics import exact
 from esmm_tf.metrics.ranking import Ranking
 

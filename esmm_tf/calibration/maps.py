@@ -1,6 +1,6 @@
 """Calibration maps: rising, piecewise linear functions of a logit, and what is kept of a fit.
 
-`esmm_tf.calibration_fit` fits them, `esmm_tf.calibrated_model` applies them inside the graph.
+`esmm_tf.calibration.fit` fits them, `esmm_tf.calibration.layers` applies them inside the graph.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from esmm_tf import calibration
-from esmm_tf.calibration import Calibration, Isotonic, Platt, Temperature
+from esmm_tf.calibration import maps
+from esmm_tf.calibration.maps import Calibration, Isotonic, Platt, Temperature
 from esmm_tf.errors import UserError
 
 LOGITS = np.array([-1000.0, -3.0, -2.0, 0.0, 0.5, 1.0, 4.0, 1000.0])
@@ -29,20 +29,20 @@ MAPS = {
     ],
 )
 def test_a_map_moves_logits(name, expected):
-    assert calibration.apply(MAPS[name], LOGITS).tolist() == expected
+    assert maps.apply(MAPS[name], LOGITS).tolist() == expected
 
 
 def test_logits_are_mapped_in_float64():
-    mapped = calibration.apply(Platt(slope=1.0, offset=1e-12), np.zeros(1, np.float32))
+    mapped = maps.apply(Platt(slope=1.0, offset=1e-12), np.zeros(1, np.float32))
 
     assert mapped.tolist() == [1e-12]
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_a_map_is_read_as_it_was_written(name):
-    text = json.dumps(calibration.map_to_json(MAPS[name]))
+    text = json.dumps(maps.map_to_json(MAPS[name]))
 
-    assert calibration.map_from_json(json.loads(text)) == MAPS[name]
+    assert maps.map_from_json(json.loads(text)) == MAPS[name]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_map_is_read_as_it_was_written(name):
     ],
 )
 def test_a_map_is_told_in_words(name, words):
-    assert calibration.describe(MAPS[name]) == words
+    assert maps.describe(MAPS[name]) == words
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
@@ -67,7 +67,7 @@ def test_a_map_that_would_turn_ranks_is_refused(what, value):
     }
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        calibration.map_from_json(tree[what])
+        maps.map_from_json(tree[what])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_map_that_would_turn_ranks_is_refused(what, value):
 )
 def test_points_that_do_not_rise_are_refused(knots, values, message):
     with pytest.raises(UserError, match=f"^{re.escape(message)}"):
-        calibration.map_from_json({"method": "isotonic", "knots": knots, "values": values})
+        maps.map_from_json({"method": "isotonic", "knots": knots, "values": values})
 
 
 def test_an_offset_that_is_not_finite_is_refused():

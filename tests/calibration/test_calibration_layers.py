@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import calibration, saved_model
-from esmm_tf.calibrated_model import CalibratedLogits, build_calibrated
-from esmm_tf.calibration import Isotonic, Platt, Temperature
+from esmm_tf import saved_model
+from esmm_tf.calibration import maps as calibration
+from esmm_tf.calibration.layers import CalibratedLogits, build_calibrated
+from esmm_tf.calibration.maps import Isotonic, Platt, Temperature
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction, scores
