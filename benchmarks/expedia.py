@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import keys, model_directory, training
+from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.config.training import (
@@ -30,6 +30,7 @@ from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import CONTEXT, Schema
+from esmm_tf.training import model_directory, training
 from pipelines import expedia
 from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 

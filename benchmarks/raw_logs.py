@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import keys, model_directory, training
+from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.config.training import (
@@ -25,6 +25,7 @@ from esmm_tf.config.training import (
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import collect_scores
+from esmm_tf.training import model_directory, training
 from pipelines import ali_ccp, synthetic
 from pipelines.config import DataSetConfig, EngineConfig
 

@@ -23,7 +23,7 @@ from esmm_tf.data.source import Source, find_source
 # isort: split
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, keys, model_directory, saved_model, serving_requests, training
+from esmm_tf import dense_inputs, keys, saved_model, serving_requests
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.config.training import (
@@ -37,6 +37,7 @@ from esmm_tf.errors import UserError
 from esmm_tf.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving_requests import Impression
+from esmm_tf.training import model_directory, training
 from pipelines import synthetic
 
 _PERCENTILES = (50, 90, 99)

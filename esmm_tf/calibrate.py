@@ -1,13 +1,14 @@
 """`python -m esmm_tf.calibrate`: fits a trained model's probabilities to records it never saw."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import data_guards, keys, model_directory, training_data
+from esmm_tf import keys
 from esmm_tf.calibration import report as calibration_report
 from esmm_tf.calibration.maps import Calibration, describe
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.evaluation.scores import collect_scores
+from esmm_tf.training import data_guards, model_directory, training_data
 
 
 def main(config: CalibrateConfig) -> None:

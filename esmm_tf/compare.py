@@ -14,15 +14,7 @@ from esmm_tf.data.source import find_source
 # isort: split
 import tensorflow as tf
 
-from esmm_tf import (
-    ctr_network,
-    experiment,
-    experiment_results,
-    experiment_run,
-    files,
-    keys,
-    model_directory,
-)
+from esmm_tf import experiment, experiment_results, experiment_run, files, keys
 from esmm_tf.config import flags
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import InputConfig, ModelConfig
@@ -30,6 +22,7 @@ from esmm_tf.errors import UserError
 from esmm_tf.experiment import Run
 from esmm_tf.experiment_run import Settings
 from esmm_tf.reports import comparison_page
+from esmm_tf.training import ctr_network, model_directory
 
 FORMAT_VERSION = 1
 RESULT_FILE = "comparison.json"

@@ -6,14 +6,15 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import data_guards, files, keys, model_directory
+from esmm_tf import files, keys
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.evaluation import comparison, evaluation, scores
 from esmm_tf.evaluation.scores import Scores
-from esmm_tf.model_directory import TrainedModel
 from esmm_tf.reports import evaluation_page, evaluation_text
+from esmm_tf.training import data_guards, model_directory
+from esmm_tf.training.model_directory import TrainedModel
 
 
 def main(score: ScoreConfig, config: EvaluateConfig) -> None:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from esmm_tf import ctr_network, files, keys
+from esmm_tf import files, keys
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.methods import load_method
+from esmm_tf.training import ctr_network
 
 TUNING_SEED = 1
 MODEL = "model"

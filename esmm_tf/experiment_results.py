@@ -15,10 +15,10 @@ import numpy as np
 
 from esmm_tf import experiment, experiment_run, keys
 from esmm_tf.config.experiments import CompareConfig
-from esmm_tf.ctr_network import METHOD as CTR
 from esmm_tf.experiment import Run
 from esmm_tf.methods import load_method
 from esmm_tf.metrics import intervals, student
+from esmm_tf.training.ctr_network import METHOD as CTR
 
 METRICS = ("auc", "gauc", "log_loss", "calibration", "way_to_oracle", "regret", "bias")
 BASELINE = "base"

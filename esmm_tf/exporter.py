@@ -23,10 +23,10 @@ from esmm_tf import (
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
-from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.schema import toml_file
 from esmm_tf.served_versions import LoadedVersion
 from esmm_tf.serving_requests import Impression
+from esmm_tf.training.model_directory import Settings, TrainedModel
 
 _SAMPLED_IMPRESSIONS = 10_000
 

@@ -11,10 +11,11 @@ from typing import Any
 import tensorflow as tf
 
 import esmm_tf
-from esmm_tf import files, training_data
-from esmm_tf.model_directory import TrainedModel
+from esmm_tf import files
 from esmm_tf.reports import words
 from esmm_tf.reports.tables import Cell, Column, Section, Table, format_markdown
+from esmm_tf.training import training_data
+from esmm_tf.training.model_directory import TrainedModel
 
 FORMAT_VERSION = 1
 FILE = os.path.join("assets.extra", "model_card")

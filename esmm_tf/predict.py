@@ -1,11 +1,11 @@
 """`python -m esmm_tf.predict`: scores the impressions of TFRecords."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import model_directory
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import PredictConfig, ScoreConfig
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.evaluation import prediction
+from esmm_tf.training import model_directory
 
 
 def main(score: ScoreConfig, config: PredictConfig) -> None:

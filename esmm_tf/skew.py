@@ -17,10 +17,10 @@ from esmm_tf.config.serving import SkewConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import Source
 from esmm_tf.model.model import build_scorer
-from esmm_tf.model_directory import TrainedModel
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving_requests import Impression, Request
 from esmm_tf.skew_causes import Export, Scores
+from esmm_tf.training.model_directory import TrainedModel
 
 Score = Callable[[str, Request], Scores]
 

@@ -11,11 +11,11 @@ import tensorflow as tf
 from esmm_tf import dense_inputs, keys, saved_model, serving_requests
 from esmm_tf.data import parsing
 from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric, tensor_names
-from esmm_tf.model_directory import TrainedModel, is_same_schema
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
 from esmm_tf.schema.schema import CONTEXT, Feature, Schema
 from esmm_tf.serving_requests import Impression
+from esmm_tf.training.model_directory import TrainedModel, is_same_schema
 
 Scores = Mapping[str, np.ndarray]
 _SHOWN_VALUES = 5

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from esmm_tf.label_leaks import METRICS
+from esmm_tf.training.label_leaks import METRICS
 from pipelines.drift import RATES_OF_ALL, Change, Differences, FeatureDifference
 from pipelines.findings import Finding
 from pipelines.statistics import (

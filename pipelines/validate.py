@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import keys, label_leaks
+from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.data import manifest
@@ -18,6 +18,7 @@ from esmm_tf.data.source import Source, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
+from esmm_tf.training import label_leaks
 from pipelines import drift, findings, report, statistics
 from pipelines.collector import Collector
 from pipelines.findings import ThresholdConfig

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import config, model_directory
+from esmm_tf import config
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
+from esmm_tf.training import model_directory
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("tests")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from esmm_tf import calibrate, keys, model_directory, training
+from esmm_tf import calibrate, keys
 from esmm_tf.calibration import report as calibration_report
 from esmm_tf.calibration.maps import Calibration, Platt
 from esmm_tf.config.evaluation import CalibrateConfig
@@ -24,6 +24,7 @@ from esmm_tf.evaluation import scores
 from esmm_tf.evaluation.evaluation import measure_tasks
 from esmm_tf.evaluation.scores import Scores
 from esmm_tf.schema.toml_file import load_schema
+from esmm_tf.training import model_directory, training
 
 SCHEMA = """
 format_version = 1

@@ -7,11 +7,12 @@ import subprocess
 import numpy as np
 import pytest
 
-from esmm_tf import evaluate, model_directory
+from esmm_tf import evaluate
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import evaluation, scores
 from esmm_tf.evaluation.scores import Divided, Scores
+from esmm_tf.training import model_directory
 
 NUM_ROWS = 20
 CLICK = np.tile([1, 0], 10).astype(np.uint8)

@@ -7,8 +7,9 @@ import pytest
 from evaluation_results import build_result
 
 import esmm_tf
-from esmm_tf import model_card, training_data
+from esmm_tf import model_card
 from esmm_tf.calibration.maps import Platt
+from esmm_tf.training import training_data
 
 SERVING = {
     "signatures": ["serving_default", "rank"],

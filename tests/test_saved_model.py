@@ -10,11 +10,12 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from esmm_tf import model_directory, saved_model
+from esmm_tf import saved_model
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import records
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction
+from esmm_tf.training import model_directory
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 WIDTHS = {"interests": 3, "tags": 5, "visits": 4}

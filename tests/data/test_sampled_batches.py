@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from esmm_tf import offending_batch
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, parsing
 from esmm_tf.data.sampling import Sampler, Sampling
@@ -13,6 +12,7 @@ from esmm_tf.data.source import ALL, Subset, find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema.columns import IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
+from esmm_tf.training import offending_batch
 
 SCHEMA = Schema(
     name="tiny",

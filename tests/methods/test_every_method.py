@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluate, export, methods, model_directory, training
+from esmm_tf import evaluate, export, methods
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.config.training import (
@@ -22,6 +22,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.evaluation import prediction
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
+from esmm_tf.training import model_directory, training
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 USES_CTR = ("aman", "base", "division", "oversampling", "unbias")

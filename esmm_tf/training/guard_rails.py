@@ -7,9 +7,10 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import callbacks, keys
+from esmm_tf import keys
 from esmm_tf.config.training import OFF, GuardConfig
-from esmm_tf.findings import Finding, act
+from esmm_tf.training import callbacks
+from esmm_tf.training.findings import Finding, act
 
 MIN_POSITIVES = 20  # the standard error of a calibration is then 22 %
 

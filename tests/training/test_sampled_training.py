@@ -5,7 +5,6 @@ import re
 import numpy as np
 import pytest
 
-from esmm_tf import model_directory, training
 from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
@@ -20,6 +19,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
+from esmm_tf.training import model_directory, training
 
 SHELF = Schema(
     name="shelf",

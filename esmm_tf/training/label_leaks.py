@@ -16,10 +16,10 @@ import numpy as np
 from esmm_tf.data.numpy_batches import Batch, Rows, is_number, read_batches
 from esmm_tf.data.source import Source
 from esmm_tf.data.tally import Tally, shorten_numbers
-from esmm_tf.findings import Finding
 from esmm_tf.metrics import exact
 from esmm_tf.schema.columns import BucketizedColumn
 from esmm_tf.schema.schema import MANY, Feature, Schema
+from esmm_tf.training.findings import Finding
 
 MIN_POSITIVES = 20
 

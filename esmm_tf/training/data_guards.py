@@ -7,11 +7,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import callbacks, findings, label_leaks, model_directory, training_data
 from esmm_tf.config.training import OFF, GuardConfig
 from esmm_tf.data.source import Source
 from esmm_tf.schema.schema import Schema
-from esmm_tf.training_data import TrainingData
+from esmm_tf.training import callbacks, findings, label_leaks, model_directory, training_data
+from esmm_tf.training.training_data import TrainingData
 
 
 def check_shards(data: TrainingData, config: GuardConfig, writer: tf.summary.SummaryWriter) -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from esmm_tf import offending_batch
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, manifest, parsing, records
 from esmm_tf.data.source import check_schema, find_source
+from esmm_tf.training import offending_batch
 
 CONFIG = InputConfig(batch_size=7, shuffle_buffer=5, num_readers=2)
 

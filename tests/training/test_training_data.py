@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from esmm_tf import training_data
 from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
-from esmm_tf.training_data import Shard, TrainingData
+from esmm_tf.training import training_data
+from esmm_tf.training.training_data import Shard, TrainingData
 
 
 @pytest.fixture

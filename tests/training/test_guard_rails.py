@@ -6,9 +6,10 @@ import types
 import pytest
 import tensorflow as tf
 
-from esmm_tf import guard_rails, keys
+from esmm_tf import keys
 from esmm_tf.config.training import GuardConfig
 from esmm_tf.errors import UserError
+from esmm_tf.training import guard_rails
 
 LOGS = {
     "loss": 0.5,

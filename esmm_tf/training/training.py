@@ -6,7 +6,7 @@ import os
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import ctr_network, data_guards, keys, model_directory
+from esmm_tf import keys
 from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
@@ -21,10 +21,11 @@ from esmm_tf.errors import UserError
 from esmm_tf.methods import Method, load_method
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.model.optimizers import RowwiseAdam
-from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
-from esmm_tf.trainer import Trainer
+from esmm_tf.training import ctr_network, data_guards, model_directory
+from esmm_tf.training.model_directory import Settings, TrainedModel
+from esmm_tf.training.trainer import Trainer
 
 ESMM = MethodConfig()
 

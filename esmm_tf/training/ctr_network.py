@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from esmm_tf import keys, model_directory
+from esmm_tf import keys
 from esmm_tf.data.sampling import ScoreClicks
 from esmm_tf.errors import UserError
 from esmm_tf.methods import Method
 from esmm_tf.model.model import EntireSpaceModel
-from esmm_tf.model_directory import Settings, TrainedModel
 from esmm_tf.schema.schema import Schema
+from esmm_tf.training import model_directory
+from esmm_tf.training.model_directory import Settings, TrainedModel
 
 METHOD = "ctr"
 

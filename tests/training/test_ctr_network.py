@@ -9,7 +9,6 @@ import pytest
 import tensorflow as tf
 from shop_batch import FEATURES, LABELS, SCHEMA, SMALL, build_model, one_batch, towers_of
 
-from esmm_tf import ctr_network, model_directory
 from esmm_tf.config.training import (
     InputConfig,
     MethodConfig,
@@ -20,7 +19,8 @@ from esmm_tf.config.training import (
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.model.optimizers import RowwiseAdam
-from esmm_tf.model_directory import Settings
+from esmm_tf.training import ctr_network, model_directory
+from esmm_tf.training.model_directory import Settings
 
 USERS = pytest.mark.parametrize("name", ["aman", "base", "division", "oversampling", "unbias"])
 

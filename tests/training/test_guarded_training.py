@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import calibrate, config, evaluate, model_directory, training, training_data
+from esmm_tf import calibrate, config, evaluate
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.data.writer import DataSetWriter, ShardWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
+from esmm_tf.training import model_directory, training, training_data
 
 SCHEMA = Schema(
     name="tiny",

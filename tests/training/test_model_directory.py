@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 
-from esmm_tf import model_directory
 from esmm_tf.config.training import (
     InputConfig,
     MethodConfig,
@@ -20,6 +19,7 @@ from esmm_tf.config.training import (
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import IdentityColumn, VocabularyColumn
+from esmm_tf.training import model_directory
 
 
 def build_settings(directory, *, model=None, optimizer=None, reading=None, method=None, **settings):

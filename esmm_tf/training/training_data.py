@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from esmm_tf import files, keys
 from esmm_tf.data.source import Source
-from esmm_tf.findings import Finding
+from esmm_tf.training.findings import Finding
 
 FORMAT_VERSION = 1
 

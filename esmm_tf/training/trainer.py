@@ -9,15 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import (
-    callbacks,
-    data_guards,
-    guard_rails,
-    keys,
-    model_directory,
-    offending_batch,
-    training_data,
-)
+from esmm_tf import keys
 from esmm_tf.config.training import GuardConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.sampling import Sampler
@@ -25,6 +17,14 @@ from esmm_tf.data.source import ALL, Source, Subset
 from esmm_tf.errors import UserError
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.schema import Schema
+from esmm_tf.training import (
+    callbacks,
+    data_guards,
+    guard_rails,
+    model_directory,
+    offending_batch,
+    training_data,
+)
 
 
 class Trainer:

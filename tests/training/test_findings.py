@@ -2,10 +2,10 @@
 
 import pytest
 
-from esmm_tf import findings
 from esmm_tf.config.evaluation import EvaluateConfig
 from esmm_tf.config.training import GuardConfig
 from esmm_tf.errors import UserError
+from esmm_tf.training import findings
 
 FINDING = findings.Finding(guard="unnested_labels", message="A rule, and 3 break it. Mend them.")
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import callbacks, model_directory, trainer, training
 from esmm_tf.config.training import (
     GuardConfig,
     InputConfig,
@@ -24,6 +23,7 @@ from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Labels, Schema
+from esmm_tf.training import callbacks, model_directory, trainer, training
 
 SCHEMA = Schema(
     name="tiny",

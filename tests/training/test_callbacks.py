@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from tqdm import tqdm
 
-from esmm_tf import callbacks, console
+from esmm_tf import console
+from esmm_tf.training import callbacks
 
 LOGS = {"loss": 0.5, "ctr_auc": 0.61, "cvr_auc_clicked": math.nan, "ctcvr_auc": 0.63}
 

@@ -1,0 +1,1 @@
+"""A training run: its trainer, its guards and the directory that it leaves."""
