@@ -23,7 +23,7 @@ from esmm_tf.data.source import Source, find_source
 # isort: split
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, keys, saved_model, serving_requests
+from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.config.training import (
@@ -34,9 +34,11 @@ from esmm_tf.config.training import (
     TrainConfig,
 )
 from esmm_tf.errors import UserError
-from esmm_tf.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
 from esmm_tf.schema.schema import Schema
-from esmm_tf.serving_requests import Impression
+from esmm_tf.serving import dense_inputs, saved_model
+from esmm_tf.serving import requests as serving_requests
+from esmm_tf.serving.requests import Impression
+from esmm_tf.serving.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
 from esmm_tf.training import model_directory, training
 from pipelines import synthetic
 

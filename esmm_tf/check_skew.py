@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_service_pb2_grpc
 
-from esmm_tf import dense_inputs, exporter, files, keys, model_card, saved_model, skew, skew_causes
+from esmm_tf import files, keys
 from esmm_tf.config import flags
 from esmm_tf.config.serving import SkewConfig
 from esmm_tf.errors import UserError
@@ -28,10 +28,11 @@ from esmm_tf.reports.words import DASH
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
-from esmm_tf.served_versions import LoadedVersion
-from esmm_tf.serving_requests import Request
-from esmm_tf.skew import Comparison, Difference
-from esmm_tf.skew_causes import Export
+from esmm_tf.serving import dense_inputs, exporter, model_card, saved_model, skew, skew_causes
+from esmm_tf.serving.requests import Request
+from esmm_tf.serving.skew import Comparison, Difference
+from esmm_tf.serving.skew_causes import Export
+from esmm_tf.serving.versions import LoadedVersion
 from esmm_tf.training import model_directory
 
 _HAS_SKEW = 1

@@ -1,9 +1,9 @@
 """`python -m esmm_tf.export`: writes a trained model as a SavedModel for TF Serving."""
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import exporter
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig
+from esmm_tf.serving import exporter
 from esmm_tf.training import model_directory
 
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import golden, grpc_api
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ServeConfig
 from esmm_tf.errors import UserError
-from esmm_tf.served_versions import ServedVersions
+from esmm_tf.serving import golden, grpc_api
+from esmm_tf.serving.versions import ServedVersions
 
 _GRACE_SECONDS = 5
 
@@ -83,7 +83,9 @@ def serving(config: ServeConfig) -> Iterator[Server]:
 def _load_extra() -> tuple[Any, Any]:
     """Returns the module of the REST API, which needs FastAPI, and Uvicorn."""
     try:
-        return importlib.import_module("esmm_tf.rest_api"), importlib.import_module("uvicorn")
+        return importlib.import_module("esmm_tf.serving.rest_api"), importlib.import_module(
+            "uvicorn"
+        )
     except ImportError:
         raise UserError(
             "The local server needs FastAPI and Uvicorn. Install them with pip install "

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import evaluate, export, exporter, predict
+from esmm_tf import evaluate, export, predict
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, PredictConfig, ScoreConfig
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.evaluation import scores
+from esmm_tf.serving import exporter
 
 
 def run_command(name, *args):

@@ -19,9 +19,9 @@ from yamllint import linter
 from yamllint.config import YamlLintConfig
 
 import esmm_tf
-from esmm_tf import server_config
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig
+from esmm_tf.serving import server_config
 
 ROOT = pathlib.Path(__file__).parents[1]
 BIN = pathlib.Path(sys.executable).parent

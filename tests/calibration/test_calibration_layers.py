@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import saved_model
 from esmm_tf.calibration import maps as calibration
 from esmm_tf.calibration.layers import CalibratedLogits, build_calibrated
 from esmm_tf.calibration.maps import Isotonic, Platt, Temperature
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction, scores
+from esmm_tf.serving import saved_model
 
 MAPS = {
     "platt": Platt(slope=0.8, offset=-0.5),

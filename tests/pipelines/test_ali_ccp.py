@@ -31,13 +31,13 @@ from ali_ccp_files import (
 )
 
 from esmm_tf import config as config_lib
-from esmm_tf import exporter
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data import manifest
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
+from esmm_tf.serving import exporter
 from esmm_tf.training import model_directory, training
 from pipelines import ali_ccp, ali_ccp_rows, exposure, raw_files, synthetic, synthetic_log
 from pipelines.config import DataSetConfig, EngineConfig

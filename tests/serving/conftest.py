@@ -7,9 +7,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from esmm_tf import dense_inputs, golden, saved_model, serve, serving_requests
+from esmm_tf import serve
 from esmm_tf.config.serving import ServeConfig
 from esmm_tf.data.source import find_source
+from esmm_tf.serving import dense_inputs, golden, requests, saved_model
 
 VERSION = 7
 
@@ -18,12 +19,12 @@ VERSION = 7
 def impressions(scored_data, trained):
     """Returns 20 impressions in 8 contexts."""
     source = find_source(str(scored_data), split="test")
-    return list(serving_requests.read_impressions(source, trained.schema))
+    return list(requests.read_impressions(source, trained.schema))
 
 
 @pytest.fixture(scope="module")
 def widths(impressions, trained):
-    examples = serving_requests.parse_examples(impressions)
+    examples = requests.parse_examples(impressions)
     return dense_inputs.count_values(examples, trained.schema)
 
 
@@ -35,7 +36,7 @@ def export_dir(trained, impressions, widths, tmp_path_factory):
     saved_model.save(trained.model, trained.schema, str(path), widths=widths)
     (path / "assets.extra").mkdir()
     few = impressions[:3]
-    request = serving_requests.build_request("serving_default", few, trained.schema, widths={})
+    request = requests.build_request("serving_default", few, trained.schema, widths={})
     outputs = tf.saved_model.load(str(path)).signatures["serving_default"](
         **{name: tf.constant(values) for name, values in request.items()}
     )
@@ -72,6 +73,6 @@ def build_request(impressions, trained, widths):
 
     def build(signature, size=5):
         few = impressions[:size]
-        return serving_requests.build_request(signature, few, trained.schema, widths=widths)
+        return requests.build_request(signature, few, trained.schema, widths=widths)
 
     return build

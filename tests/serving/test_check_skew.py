@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from esmm_tf import check_skew, config, exporter, saved_model, skew, skew_causes
+from esmm_tf import check_skew, config
 from esmm_tf.calibration.maps import Calibration, Platt
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig, SkewConfig
@@ -24,7 +24,8 @@ from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
-from esmm_tf.skew import Comparison
+from esmm_tf.serving import exporter, saved_model, skew, skew_causes
+from esmm_tf.serving.skew import Comparison
 from esmm_tf.training import model_directory
 
 MODEL_NAME = "shop"

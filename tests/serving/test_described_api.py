@@ -8,10 +8,7 @@ import tensorflow as tf
 from rest_requests import predict
 from schemathesis import checks
 
-from esmm_tf import (
-    rest_api,
-    saved_model,
-)
+from esmm_tf.serving import rest_api, saved_model
 
 VERSION = 7
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import json_tensors
+from esmm_tf.serving import json_tensors
 
 EXAMPLES = {"examples": tf.string}
 RANK = {"context": tf.string, "candidates": tf.string}

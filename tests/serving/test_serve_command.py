@@ -14,10 +14,11 @@ import pytest
 import tensorflow as tf
 from rest_requests import ask_url
 
-from esmm_tf import golden, serve
+from esmm_tf import serve
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ServeConfig
 from esmm_tf.errors import UserError
+from esmm_tf.serving import golden
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = 7
@@ -108,7 +109,7 @@ def test_a_response_does_not_wait_for_acknowledgements():
     assert no_delay
 
 
-@pytest.mark.parametrize("missing", ["uvicorn", "esmm_tf.rest_api"])
+@pytest.mark.parametrize("missing", ["uvicorn", "esmm_tf.serving.rest_api"])
 def test_a_server_without_its_extra_names_it(export_dir, hide_module, missing):
     hide_module(missing)
     config = ServeConfig(export_dir=str(export_dir), port=0, rest_api_port=0)

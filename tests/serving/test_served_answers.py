@@ -16,12 +16,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from esmm_tf import (
-    golden,
-    saved_model,
-    serve,
-)
+from esmm_tf import serve
 from esmm_tf.config.serving import ServeConfig
+from esmm_tf.serving import golden, saved_model
 
 VERSION = 7
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from esmm_tf.errors import UserError
-from esmm_tf.served_versions import LoadedVersion, ServedVersions
+from esmm_tf.serving.versions import LoadedVersion, ServedVersions
 
 
 class Doubler(tf.Module):

@@ -6,13 +6,14 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from esmm_tf import dense_inputs, methods, saved_model
+from esmm_tf import methods
 from esmm_tf.calibration.layers import build_calibrated
 from esmm_tf.calibration.maps import Isotonic, Platt
 from esmm_tf.config.training import ModelConfig
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
+from esmm_tf.serving import dense_inputs, saved_model
 
 # A server has these: they are TensorFlow's own, run on CPUs, and draw no random numbers.
 ALLOWED = {

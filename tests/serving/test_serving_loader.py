@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from esmm_tf import exporter, saved_model, serving_requests, warmup
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.source import find_source
+from esmm_tf.serving import exporter, requests, saved_model, warmup
 
 SOURCE = pathlib.Path(__file__).parent / "loader" / "load_saved_model.cc"
 SIZES = (1, 4, 16)
@@ -81,7 +81,7 @@ def warmup_file(exported):
 def other_files(exported, trained, scored_data, tmp_path_factory):
     """Returns files of requests that begin with other impressions, so `rank` has other contexts."""
     source = find_source(str(scored_data), split="test")
-    impressions = list(serving_requests.read_impressions(source, trained.schema))
+    impressions = list(requests.read_impressions(source, trained.schema))
     assert len({impressions[start].context for start in (0, *OTHER_STARTS)}) == 4
     signatures = tf.saved_model.load(str(exported)).signatures
     _, tensors = signatures[saved_model.PREDICT_TENSORS].structured_input_signature

@@ -9,23 +9,22 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import (
-    dense_inputs,
-    files,
-    golden,
-    keys,
-    model_card,
-    saved_model,
-    server_config,
-    serving_requests,
-    warmup,
-)
+from esmm_tf import files, keys
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
-from esmm_tf.served_versions import LoadedVersion
-from esmm_tf.serving_requests import Impression
+from esmm_tf.serving import (
+    dense_inputs,
+    golden,
+    model_card,
+    requests,
+    saved_model,
+    server_config,
+    warmup,
+)
+from esmm_tf.serving.requests import Impression
+from esmm_tf.serving.versions import LoadedVersion
 from esmm_tf.training.model_directory import Settings, TrainedModel
 
 _SAMPLED_IMPRESSIONS = 10_000
@@ -114,7 +113,7 @@ def _write_version(
     source: Source,
 ) -> None:
     schema = trained.schema
-    sample = serving_requests.read_impressions(source, schema)
+    sample = requests.read_impressions(source, schema)
     impressions = list(itertools.islice(sample, _SAMPLED_IMPRESSIONS))
     widths = _choose_widths(trained, config.export_dir, impressions)
     saved_model.save(trained.model, schema, directory, widths=widths)
@@ -157,7 +156,7 @@ def _choose_widths(
     version before, so that its clients can go on.
     """
     before = _widths_before(export_dir)
-    examples = serving_requests.parse_examples(impressions)
+    examples = requests.parse_examples(impressions)
     counts = dense_inputs.count_values(examples, trained.schema)
     return {
         name: max(1 << max(count - 1, 0).bit_length(), before.get(name, 1))
@@ -183,9 +182,7 @@ def _write_golden(
     score: warmup.Score,
 ) -> None:
     few = impressions[: golden.NUM_IMPRESSIONS]
-    request = serving_requests.build_request(
-        saved_model.SERVING_DEFAULT, few, trained.schema, widths={}
-    )
+    request = requests.build_request(saved_model.SERVING_DEFAULT, few, trained.schema, widths={})
     golden.write_golden(directory, few, score(saved_model.SERVING_DEFAULT, request))
 
 

@@ -21,8 +21,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from esmm_tf.saved_model import SERVING_DEFAULT
-from esmm_tf.served_versions import ServedVersions, invalid_argument
+from esmm_tf.serving.saved_model import SERVING_DEFAULT
+from esmm_tf.serving.versions import ServedVersions, invalid_argument
 
 _SIGNATURE_DEF = "signature_def"
 _THREADS = 16

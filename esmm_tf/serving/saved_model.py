@@ -5,11 +5,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, keys
+from esmm_tf import keys
 from esmm_tf.data import parsing
-from esmm_tf.dense_inputs import Widths
 from esmm_tf.model.feature_columns import CategoricalReader
 from esmm_tf.schema.schema import Schema
+from esmm_tf.serving import dense_inputs
+from esmm_tf.serving.dense_inputs import Widths
 
 # In `context` of `rank`, stands for the context of the row before. No serialized message is that.
 SAME_CONTEXT = b"^"

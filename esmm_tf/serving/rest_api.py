@@ -15,9 +15,9 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from esmm_tf import json_tensors
-from esmm_tf.saved_model import SERVING_DEFAULT
-from esmm_tf.served_versions import LoadedVersion, ServedVersions, invalid_argument
+from esmm_tf.serving import json_tensors
+from esmm_tf.serving.saved_model import SERVING_DEFAULT
+from esmm_tf.serving.versions import LoadedVersion, ServedVersions, invalid_argument
 
 _MODEL = "/v1/models/{name}"
 _VERSION = _MODEL + "/versions/{version}"

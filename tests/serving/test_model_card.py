@@ -7,8 +7,8 @@ import pytest
 from evaluation_results import build_result
 
 import esmm_tf
-from esmm_tf import model_card
 from esmm_tf.calibration.maps import Platt
+from esmm_tf.serving import model_card
 from esmm_tf.training import training_data
 
 SERVING = {

@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, serving_requests
 from esmm_tf.data import records
 from esmm_tf.data.source import find_source
 from esmm_tf.schema import columns
-from esmm_tf.serving_requests import Impression
+from esmm_tf.serving import dense_inputs, requests
+from esmm_tf.serving.requests import Impression
 
 
 @pytest.fixture
 def impressions(scored_data, served_schema):
     source = find_source(str(scored_data), split="test")
-    return list(serving_requests.read_impressions(source, served_schema))
+    return list(requests.read_impressions(source, served_schema))
 
 
 def values_of(serialized, key):
@@ -80,7 +80,7 @@ def test_a_single_impression_of_a_single_value_keeps_it(served_schema):
 def test_too_few_impressions_are_taken_from_the_beginning_again():
     impressions = [Impression(b"", bytes([place])) for place in range(3)]
 
-    taken = serving_requests.take(impressions, 5)
+    taken = requests.take(impressions, 5)
 
     assert [one.candidate[0] for one in taken] == [0, 1, 2, 0, 1]
 
@@ -90,14 +90,14 @@ def test_too_few_impressions_are_taken_from_the_beginning_again():
     [("serving_default", "examples"), ("pctr", "examples"), ("regress", "inputs")],
 )
 def test_a_flat_request_is_one_example_an_impression(impressions, served_schema, signature, name):
-    request = serving_requests.build_request(signature, impressions, served_schema, widths={})
+    request = requests.build_request(signature, impressions, served_schema, widths={})
 
     assert list(request) == [name]
     assert request[name].tolist() == [one.context + one.candidate for one in impressions]
 
 
 def test_candidates_are_ranked_in_the_first_context(impressions, served_schema):
-    request = serving_requests.build_request("rank", impressions[4:7], served_schema, widths={})
+    request = requests.build_request("rank", impressions[4:7], served_schema, widths={})
 
     assert request["context"].tolist() == [impressions[4].context, b"^", b"^"]
     assert request["candidates"].tolist() == [one.candidate for one in impressions[4:7]]
@@ -107,7 +107,7 @@ def test_candidates_are_ranked_in_the_first_context(impressions, served_schema):
 
 
 def test_dense_tensors_are_padded_and_unpadded_again(impressions, served_schema):
-    examples = serving_requests.parse_examples(impressions)
+    examples = requests.parse_examples(impressions)
     widths = dense_inputs.count_values(examples, served_schema)
 
     dense = dense_inputs.pad(examples, served_schema, widths)
@@ -123,7 +123,7 @@ def test_dense_tensors_are_padded_and_unpadded_again(impressions, served_schema)
 
 
 def test_widths_are_the_most_values_of_an_impression(impressions, served_schema):
-    examples = serving_requests.parse_examples(impressions)
+    examples = requests.parse_examples(impressions)
 
     widths = dense_inputs.count_values(examples, served_schema)
 

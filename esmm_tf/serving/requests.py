@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, saved_model
 from esmm_tf.data import records
 from esmm_tf.data.source import Source
-from esmm_tf.dense_inputs import Widths
 from esmm_tf.schema.schema import Schema
+from esmm_tf.serving import dense_inputs, saved_model
+from esmm_tf.serving.dense_inputs import Widths
 
 Request = Mapping[str, np.ndarray]
 

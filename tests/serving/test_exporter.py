@@ -14,7 +14,6 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from esmm_tf import exporter, saved_model
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
@@ -22,6 +21,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import prediction
 from esmm_tf.schema import toml_file
+from esmm_tf.serving import exporter, saved_model
 from esmm_tf.training import model_directory
 
 SIGNATURES = ("serving_default", "pctr", "pcvr", "pctcvr", "predict_tensors", "rank", "regress")

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import files, keys, saved_model
-from esmm_tf.serving_requests import Impression
+from esmm_tf import files, keys
+from esmm_tf.serving import saved_model
+from esmm_tf.serving.requests import Impression
 
 REQUEST_FILE = os.path.join("assets.extra", "golden_request.json")
 RESPONSE_FILE = os.path.join("assets.extra", "golden_response.json")

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import console, keys, saved_model, serving_requests, skew_causes
+from esmm_tf import console, keys
 from esmm_tf.config.serving import SkewConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import Source
 from esmm_tf.model.model import build_scorer
 from esmm_tf.schema.schema import Schema
-from esmm_tf.serving_requests import Impression, Request
-from esmm_tf.skew_causes import Export, Scores
+from esmm_tf.serving import requests, saved_model, skew_causes
+from esmm_tf.serving.requests import Impression, Request
+from esmm_tf.serving.skew_causes import Export, Scores
 from esmm_tf.training.model_directory import TrainedModel
 
 Score = Callable[[str, Request], Scores]
@@ -157,7 +158,7 @@ def _read_batches(trained: TrainedModel, source: Source, config: SkewConfig) -> 
     """Yields batches of at most `batch_size` impressions, of large groups too."""
     dataset = input_fn.build_dataset(source, trained.schema, config.input_config(), carry=True)
     scorer = build_scorer(trained.model, dataset.element_spec["features"])
-    impressions = serving_requests.read_impressions(source, trained.schema)
+    impressions = requests.read_impressions(source, trained.schema)
     left = min(config.max_impressions, source.impressions)
     start = 0
     with console.build_bar(left) as bar:
@@ -272,7 +273,7 @@ def _build_request(
     if signature == saved_model.RANK:
         # One request a context, joined as a server that batches joins them.
         parts = [
-            serving_requests.build_request(signature, list(group), export.schema, widths={})
+            requests.build_request(signature, list(group), export.schema, widths={})
             for _, group in itertools.groupby(impressions, key=lambda one: one.context)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -287,9 +288,7 @@ def _build_request(
                     f"Feature {feature.name!r} is {known} in the records and {feature.dtype} in "
                     "the export.",
                 )
-    return serving_requests.build_request(
-        signature, impressions, export.schema, widths=export.widths
-    )
+    return requests.build_request(signature, impressions, export.schema, widths=export.widths)
 
 
 def _read_outputs(outputs: Scores, size: int) -> dict[str, np.ndarray]:

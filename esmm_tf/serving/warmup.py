@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
-from esmm_tf import saved_model
-from esmm_tf.dense_inputs import Widths
 from esmm_tf.errors import UserError
 from esmm_tf.schema.schema import Schema
-from esmm_tf.serving_requests import Impression, Request, build_request, take
+from esmm_tf.serving import saved_model
+from esmm_tf.serving.dense_inputs import Widths
+from esmm_tf.serving.requests import Impression, Request, build_request, take
 
 FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 MOST_REQUESTS = 1000  # TF Serving loads no version with more

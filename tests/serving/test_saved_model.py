@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from esmm_tf import saved_model
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import records
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction
+from esmm_tf.serving import saved_model
 from esmm_tf.training import model_directory
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")

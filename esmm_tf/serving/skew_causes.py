@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from esmm_tf import dense_inputs, keys, saved_model, serving_requests
+from esmm_tf import keys
 from esmm_tf.data import parsing
 from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric, tensor_names
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
 from esmm_tf.schema.schema import CONTEXT, Feature, Schema
-from esmm_tf.serving_requests import Impression
+from esmm_tf.serving import dense_inputs, requests, saved_model
+from esmm_tf.serving.requests import Impression
 from esmm_tf.training.model_directory import TrainedModel, is_same_schema
 
 Scores = Mapping[str, np.ndarray]
@@ -126,7 +127,7 @@ def _is_rising(expected: np.ndarray, served: np.ndarray) -> bool:
 
 def find_cut(impression: Impression, export: Export) -> tuple[str, int] | None:
     """Returns the first feature that has more values than its width, and how many; or None."""
-    examples = serving_requests.parse_examples([impression])
+    examples = requests.parse_examples([impression])
     counts = dense_inputs.count_values(examples, export.schema)
     return next(((name, n) for name, n in counts.items() if n > export.widths[name]), None)
 
@@ -177,7 +178,7 @@ def _parse_request(signature: str, impression: Impression, export: Export) -> di
             schema,
         )
     if signature == saved_model.PREDICT_TENSORS:
-        examples = serving_requests.parse_examples([impression])
+        examples = requests.parse_examples([impression])
         padded = dense_inputs.pad(examples, schema, export.widths)
         names = tensor_names(schema)
         tensors = {key: tf.constant(padded[name]) for key, name in names.items() if name in padded}
