@@ -14,13 +14,15 @@ from esmm_tf.data.source import find_source
 # isort: split
 import tensorflow as tf
 
-from esmm_tf import experiment, experiment_results, experiment_run, files, keys
+from esmm_tf import files, keys
 from esmm_tf.config import flags
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.errors import UserError
-from esmm_tf.experiment import Run
-from esmm_tf.experiment_run import Settings
+from esmm_tf.experiments import execute, results
+from esmm_tf.experiments import runs as experiment
+from esmm_tf.experiments.execute import Settings
+from esmm_tf.experiments.runs import Run
 from esmm_tf.reports import comparison_page
 from esmm_tf.training import ctr_network, model_directory
 
@@ -43,7 +45,7 @@ def main(config: CompareConfig, model_config: ModelConfig, input_config: InputCo
         "machine": _describe_machine(config.processes),
         "data": data,
         "settings": _comparable(settings),
-        **experiment_results.build_tree(chosen, tried, config),
+        **results.build_tree(chosen, tried, config),
     }
     path = os.path.join(config.output_dir, RESULT_FILE)
     files.write_json(result, path)
@@ -69,7 +71,7 @@ def _tune(settings: Settings) -> tuple[dict[str, list[Run]], dict[str, Run]]:
             tried[name] = experiment.candidates(name, config, ctr_learning_rate=ctr_learning_rate)
         runs = [run for name in names for run in tried[name]]
         title = f"tuning, stage {stage} of {len(stages)}"
-        experiment_run.execute(runs, settings, title=title, file=experiment.VALIDATION_FILE)
+        execute.execute(runs, settings, title=title, file=experiment.VALIDATION_FILE)
         chosen |= {name: experiment.choose(tried[name], config.output_dir) for name in names}
         ctr_learning_rate = chosen[names[0]].learning_rate
     return tried, chosen
@@ -83,10 +85,10 @@ def _repeat(chosen: dict[str, Run], settings: Settings) -> None:
         runs = list(experiment.repetitions(ctr, config))
         is_compared = ctr_network.METHOD in config.methods
         file = experiment.TEST_FILE if is_compared else experiment.TRAINING_FILE
-        experiment_run.execute(runs, settings, title="CTR networks", file=file)
+        execute.execute(runs, settings, title="CTR networks", file=file)
     names = [name for name in config.methods if name != ctr_network.METHOD]
     runs = [run for name in names for run in experiment.repetitions(chosen[name], config)]
-    experiment_run.execute(runs, settings, title="methods", file=experiment.TEST_FILE)
+    execute.execute(runs, settings, title="methods", file=experiment.TEST_FILE)
 
 
 def _describe_data(config: CompareConfig) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from esmm_tf import experiment
 from esmm_tf.config.experiments import CompareConfig
-from esmm_tf.experiment import Run
+from esmm_tf.experiments import runs as experiment
+from esmm_tf.experiments.runs import Run
 
 
 def make_config(**changes):

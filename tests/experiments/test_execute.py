@@ -4,11 +4,12 @@ import concurrent.futures
 
 import pytest
 
-from esmm_tf import experiment, experiment_run
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import InputConfig, ModelConfig
-from esmm_tf.experiment import Run
-from esmm_tf.experiment_run import Settings
+from esmm_tf.experiments import execute
+from esmm_tf.experiments import runs as experiment
+from esmm_tf.experiments.execute import Settings
+from esmm_tf.experiments.runs import Run
 
 
 @pytest.fixture
@@ -38,10 +39,10 @@ def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, m
         input=InputConfig(),
     )
     executed = []
-    monkeypatch.setattr(experiment_run, "_run", lambda run, *_: executed.append(run.name))
+    monkeypatch.setattr(execute, "_run", lambda run, *_: executed.append(run.name))
     experiment.save(runs[7], str(tmp_path), experiment.VALIDATION_FILE, {})
 
-    experiment_run.execute(runs, settings, title="runs", file="validation.json")
+    execute.execute(runs, settings, title="runs", file="validation.json")
 
     missing = [run.name for run in runs if run != runs[7]]
     assert sorted(executed) == sorted(missing)

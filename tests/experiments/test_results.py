@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from esmm_tf import experiment, experiment_results
 from esmm_tf.config.experiments import CompareConfig
-from esmm_tf.experiment import Run
-from esmm_tf.experiment_results import Repeated
+from esmm_tf.experiments import results, runs
+from esmm_tf.experiments.results import Repeated
+from esmm_tf.experiments.runs import Run
 
 NUM_CLUSTERS = 4
 INFLUENCES = {
@@ -30,7 +30,7 @@ def repeated(method, aucs, **more):
 
 
 def test_a_metric_has_its_mean_and_standard_deviation_over_seeds():
-    summary = experiment_results.summarize(repeated("esmm", [0.6, 0.7, 0.8], log_loss=0.25))
+    summary = results.summarize(repeated("esmm", [0.6, 0.7, 0.8], log_loss=0.25))
 
     assert summary["ctcvr"]["auc"]["mean"] == pytest.approx(0.7)
     assert summary["ctcvr"]["auc"]["std"] == pytest.approx(0.1)
@@ -40,7 +40,7 @@ def test_a_metric_has_its_mean_and_standard_deviation_over_seeds():
 
 
 def test_one_seed_has_no_standard_deviation():
-    summary = experiment_results.summarize(repeated("esmm", [0.6]))
+    summary = results.summarize(repeated("esmm", [0.6]))
 
     assert summary["ctcvr"]["auc"] == {"mean": 0.6, "std": None, "values": [0.6]}
 
@@ -48,12 +48,12 @@ def test_one_seed_has_no_standard_deviation():
 def test_a_metric_that_one_seed_does_not_have_is_left_out():
     found = repeated("esmm", [0.6, None], log_loss=0.25)
 
-    assert list(experiment_results.summarize(found)["ctcvr"]) == ["log_loss"]
-    assert experiment_results.compare(found, found) == {}
+    assert list(results.summarize(found)["ctcvr"]) == ["log_loss"]
+    assert results.compare(found, found) == {}
 
 
 def test_the_share_of_predictions_above_1_is_told_where_there_are_such():
-    summary = experiment_results.summarize(repeated("esmm", [0.6, 0.7], predictions_above_1=5))
+    summary = results.summarize(repeated("esmm", [0.6, 0.7], predictions_above_1=5))
 
     assert summary["ctcvr"]["share_above_1"]["mean"] == pytest.approx(0.1)
 
@@ -61,7 +61,7 @@ def test_the_share_of_predictions_above_1_is_told_where_there_are_such():
 def test_a_difference_varies_with_the_users_and_with_the_seeds():
     esmm, base = repeated("esmm", [0.70, 0.74, 0.72]), repeated("base", [0.69, 0.70, 0.71])
 
-    found = experiment_results.compare(esmm, base)["ctcvr"]
+    found = results.compare(esmm, base)["ctcvr"]
 
     differences = np.array([0.01, 0.04, 0.01])
     influence = 2 * (INFLUENCES["esmm"] - INFLUENCES["base"])  # the mean of 1, 2 and 3 times it
@@ -76,7 +76,7 @@ def test_a_difference_varies_with_the_users_and_with_the_seeds():
 
 
 def test_with_one_seed_nothing_is_known_of_how_a_difference_varies():
-    found = experiment_results.compare(repeated("esmm", [0.7]), repeated("base", [0.6]))
+    found = results.compare(repeated("esmm", [0.7]), repeated("base", [0.6]))
 
     assert found["ctcvr"]["difference"] == pytest.approx(0.1)
     assert found["ctcvr"]["interval"] is None
@@ -86,7 +86,7 @@ def test_with_one_seed_nothing_is_known_of_how_a_difference_varies():
 def test_a_method_beside_itself_has_no_interval():
     same = repeated("esmm", [0.7, 0.8])
 
-    found = experiment_results.compare(same, same)["ctcvr"]
+    found = results.compare(same, same)["ctcvr"]
 
     assert found == {"difference": 0.0, "interval": None, "p_value": None}
 
@@ -105,7 +105,7 @@ def test_p_values_are_as_often_small_as_they_say_where_nothing_differs():
             tests=results_of([0.7] * seeds),
             influences=[{"ctcvr": np.zeros(clusters)}] * seeds,
         )
-        small += experiment_results.compare(method, other)["ctcvr"]["p_value"] < 0.1
+        small += results.compare(method, other)["ctcvr"]["p_value"] < 0.1
 
     assert 20 <= small <= 62  # 40 of 400, give or take 3.7 standard deviations
 
@@ -123,7 +123,7 @@ def finished(tmp_path):
     )
     chosen = {name: Run(method=name, learning_rate=0.1) for name in config.methods}
     for place, name in enumerate(config.methods):
-        for run in experiment.repetitions(chosen[name], config):
+        for run in runs.repetitions(chosen[name], config):
             auc = 0.6 + 0.01 * place + 0.001 * run.seed - 0.1 * (run.fraction < 1)
             tasks = {task: {"auc": auc, "impressions": 50} for task in ("cvr_clicked", "ctcvr")}
             training = {
@@ -133,10 +133,10 @@ def finished(tmp_path):
                 "impressions_an_epoch": 1000,
             }
             measured = {"tasks": tasks, "parameters": 100 + place}
-            experiment.save(run, config.output_dir, "training.json", training)
-            experiment.save(run, config.output_dir, "test.json", measured)
+            runs.save(run, config.output_dir, "training.json", training)
+            runs.save(run, config.output_dir, "test.json", measured)
             if run == chosen[name]:
-                experiment.save(run, config.output_dir, "validation.json", measured)
+                runs.save(run, config.output_dir, "validation.json", measured)
             influence = np.arange(3.0) * (1 + place) * 0.001
             directory = tmp_path / "runs" / run.name
             np.savez(directory / "test_influence.npz", cvr_clicked=influence, ctcvr=influence)
@@ -146,7 +146,7 @@ def finished(tmp_path):
 def test_the_tree_has_each_methods_effort_metrics_and_rivals(finished):
     config, chosen = finished
 
-    tree = experiment_results.build_tree(chosen, {n: [r] for n, r in chosen.items()}, config)
+    tree = results.build_tree(chosen, {n: [r] for n, r in chosen.items()}, config)
 
     assert list(tree["methods"]) == ["base", "esmm", "esmm_ns"]
     esmm = tree["methods"]["esmm"]
@@ -173,6 +173,6 @@ def test_without_base_no_fraction_is_compared_with_it(finished):
     config, chosen = finished
     config = dataclasses.replace(config, methods=("esmm", "esmm_ns"))
 
-    tree = experiment_results.build_tree(chosen, {n: [r] for n, r in chosen.items()}, config)
+    tree = results.build_tree(chosen, {n: [r] for n, r in chosen.items()}, config)
 
     assert tree["fractions_against_base"] == {}

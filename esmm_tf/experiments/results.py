@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from esmm_tf import experiment, experiment_run, keys
+from esmm_tf import keys
 from esmm_tf.config.experiments import CompareConfig
-from esmm_tf.experiment import Run
+from esmm_tf.experiments import execute
+from esmm_tf.experiments import runs as experiment
+from esmm_tf.experiments.runs import Run
 from esmm_tf.methods import load_method
 from esmm_tf.metrics import intervals, student
 from esmm_tf.training.ctr_network import METHOD as CTR
@@ -53,7 +55,7 @@ def load_repeated(runs: Sequence[Run], output_dir: str) -> Repeated:
     return Repeated(
         method=runs[0].method,
         tests=[experiment.load(run, output_dir, experiment.TEST_FILE) for run in runs],
-        influences=[experiment_run.load_influences(run, output_dir) for run in runs],
+        influences=[execute.load_influences(run, output_dir) for run in runs],
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from esmm_tf import console, experiment, files, keys
+from esmm_tf import console, files, keys
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import (
     OFF,
@@ -33,7 +33,8 @@ from esmm_tf.config.training import (
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import collect_scores
-from esmm_tf.experiment import Run
+from esmm_tf.experiments import runs as experiment
+from esmm_tf.experiments.runs import Run
 from esmm_tf.training import model_directory, training
 
 _READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)

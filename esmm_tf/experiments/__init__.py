@@ -1,0 +1,1 @@
+"""Many runs of several methods: planned, executed and compared."""
