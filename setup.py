@@ -76,7 +76,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["esmm_tf*", "pipelines*"]), "tfrecords_schema"],
     package_data={
-        "esmm_tf": ["py.typed", "templates/*.html"],
+        "esmm_tf": ["py.typed", "reports/templates/*.html"],
         "tfrecords_schema": ["*.toml", "*.md"],
     },
     install_requires=CORE,

@@ -36,8 +36,13 @@ from esmm_tf.config.training import (
 from esmm_tf.errors import UserError
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving import dense_inputs, saved_model
-from esmm_tf.serving import requests as serving_requests
-from esmm_tf.serving.requests import Impression
+from esmm_tf.serving.requests import (
+    Impression,
+    build_request,
+    parse_examples,
+    read_impressions,
+    take,
+)
 from esmm_tf.serving.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
 from esmm_tf.training import model_directory, training
 from pipelines import synthetic
@@ -125,12 +130,12 @@ def _train(config: BenchmarkConfig, directory: str) -> tuple[str, str]:
 
 def _read_pool(schema: Schema, source: Source) -> list[Impression]:
     """Returns impressions in the order of the files."""
-    return list(itertools.islice(serving_requests.read_impressions(source, schema), _POOL))
+    return list(itertools.islice(read_impressions(source, schema), _POOL))
 
 
 def _choose_widths(pool: Sequence[Impression], schema: Schema) -> dict[str, int]:
     """Returns powers of two that hold the impressions, as an export has them."""
-    counts = dense_inputs.count_values(serving_requests.parse_examples(pool), schema)
+    counts = dense_inputs.count_values(parse_examples(pool), schema)
     return {name: 1 << max(count - 1, 0).bit_length() for name, count in counts.items()}
 
 
@@ -168,7 +173,7 @@ def _build_arms(
         call, names = build(signature)
         requests = []
         for batch in batches:
-            request = serving_requests.build_request(signature, batch, schema, widths=widths)
+            request = build_request(signature, batch, schema, widths=widths)
             requests.append([request[name][more.get(name, slice(None))] for name in names])
         return Arm(f"{signature}, {len(batches[0])}{whose}", len(batches[0]), call, requests)
 
@@ -193,7 +198,7 @@ def _users(pool: Sequence[Impression], config: BenchmarkConfig) -> list[Impressi
 
 
 def _batches(every: Sequence[Impression], size: int, count: int) -> list[list[Impression]]:
-    taken = serving_requests.take(every, size * count)
+    taken = take(every, size * count)
     return [taken[start : start + size] for start in range(0, len(taken), size)]
 
 
@@ -216,7 +221,7 @@ def _describe(pool: Sequence[Impression], schema: Schema, config: BenchmarkConfi
     singles = len(schema.features) - len(dense_inputs.many_valued(schema))
     counts = [
         singles + sum(dense_inputs.count_values([example], schema).values())
-        for example in serving_requests.parse_examples(_users(pool, config))
+        for example in parse_examples(_users(pool, config))
     ]
     print(
         f"{os.cpu_count()} cores, TensorFlow {tf.__version__}; an impression of a ranked user has "

@@ -2,8 +2,8 @@
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import keys
-from esmm_tf.calibration import report as calibration_report
 from esmm_tf.calibration.maps import Calibration, describe
+from esmm_tf.calibration.report import EXPLANATION, build_report, count, fit_maps, format_table
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.data.source import check_schema, find_source
@@ -23,23 +23,23 @@ def main(config: CalibrateConfig) -> None:
     own = (training_data.EARLY_STOPPING, training_data.CALIBRATION)
     data_guards.check_used(config.model_dir, source, config, allowed=own)
     scores = collect_scores(trained.model, trained.schema, source, config.input_config())
-    maps = calibration_report.fit_maps(scores, config.calibration)
-    report = calibration_report.build_report(scores, maps, config.calibration)
+    maps = fit_maps(scores, config.calibration)
+    report = build_report(scores, maps, config.calibration)
     path = model_directory.save_calibration(
         Calibration(
             maps=maps,
             weights=trained.weights,
             files=source.files,
             fingerprints=tuple(s.fingerprint for s in training_data.identify_shards(source)),
-            counts=calibration_report.count(scores),
+            counts=count(scores),
             report=report,
         ),
         config.model_dir,
     )
-    print(calibration_report.format_table(report))
+    print(format_table(report))
     for name, found in maps.items():
         print(f"{name}: {describe(found)}")
-    print(calibration_report.EXPLANATION)
+    print(EXPLANATION)
     print(f"wrote {path}")
 
 

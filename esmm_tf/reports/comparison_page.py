@@ -28,7 +28,7 @@ def check_installed() -> None:
     Raises:
       UserError: if the extra `report` is not installed.
     """
-    page.load_extra("experiment_plots")
+    page.load_extra("comparison_plots")
 
 
 def write_report(result: Mapping[str, Any], directory: str) -> list[str]:
@@ -44,7 +44,7 @@ def write_report(result: Mapping[str, Any], directory: str) -> list[str]:
     Raises:
       UserError: if the extra `report` is not installed.
     """
-    drawing, jinja2 = page.load_extra("experiment_plots")
+    drawing, jinja2 = page.load_extra("comparison_plots")
     sections = [
         *comparison_tables.build_sections(result),
         *comparison_setup.build_sections(result),

@@ -9,9 +9,8 @@ from typing import Any
 
 from esmm_tf import files, keys
 from esmm_tf.errors import UserError
-from esmm_tf.reports import page as report_page
 from esmm_tf.reports import remarks, words
-from esmm_tf.reports.page import Plot
+from esmm_tf.reports.page import Plot, build_environment, load_extra
 from esmm_tf.reports.words import METRICS, task_title
 
 PAGE = "index.html"
@@ -85,7 +84,7 @@ def check_installed() -> None:
 
 
 def _load_extra() -> tuple[Any, Any]:
-    return report_page.load_extra("report_plots", otherwise=", or leave out --report_dir")
+    return load_extra("evaluation_plots", otherwise=", or leave out --report_dir")
 
 
 def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
@@ -103,7 +102,7 @@ def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
 
 
 def _environment(jinja2: Any) -> Any:
-    environment = report_page.build_environment(jinja2)
+    environment = build_environment(jinja2)
     environment.globals["verdict"] = remarks.verdict
     return environment
 

@@ -34,7 +34,9 @@ def load_extra(drawing: str, *, otherwise: str = "") -> tuple[Any, Any]:
       UserError: if the extra `report` is not installed.
     """
     try:
-        return importlib.import_module(f"esmm_tf.{drawing}"), importlib.import_module("jinja2")
+        return importlib.import_module(f"esmm_tf.reports.{drawing}"), importlib.import_module(
+            "jinja2"
+        )
     except ImportError:
         raise UserError(
             "A report needs Matplotlib and Jinja2. Install them with pip install "
@@ -45,7 +47,7 @@ def load_extra(drawing: str, *, otherwise: str = "") -> tuple[Any, Any]:
 def build_environment(jinja2: Any) -> Any:
     """Returns what renders templates of this package: all text escaped, no name left undefined."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("esmm_tf"),
+        loader=jinja2.PackageLoader("esmm_tf.reports"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

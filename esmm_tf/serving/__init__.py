@@ -1,1 +1,1 @@
-"""A trained model for servers: SavedModels, requests, a local server, and proof of what is served."""
+"""A trained model for servers: SavedModels, requests, a local server, proof of what is served."""

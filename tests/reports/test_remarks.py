@@ -6,8 +6,7 @@ import pytest
 from evaluation_results import build_result, without_numbers
 
 from esmm_tf import keys
-from esmm_tf.reports import remarks as report_remarks
-from esmm_tf.reports.remarks import Remark
+from esmm_tf.reports.remarks import Remark, find, verdict
 from esmm_tf.reports.words import METRICS
 
 BY_NAME = {metric.name: metric for metric in METRICS}
@@ -35,14 +34,14 @@ def test_a_difference_is_judged_by_where_the_best_value_lies(name, baseline, dif
     interval = [difference - 0.01, difference + 0.01]
     change = {"baseline": baseline, "difference": difference, "interval": interval}
 
-    assert report_remarks.verdict(BY_NAME[name], change) == expected
+    assert verdict(BY_NAME[name], change) == expected
 
 
 @pytest.mark.parametrize("interval", [None, [-0.01, 0.21], [0.0, 0.2]])
 def test_a_difference_that_may_be_0_is_unclear(interval):
     change = {"baseline": 0.6, "difference": 0.1, "interval": interval}
 
-    assert report_remarks.verdict(BY_NAME["auc"], change) == "unclear"
+    assert verdict(BY_NAME["auc"], change) == "unclear"
 
 
 def calibrated(**changes):
@@ -55,13 +54,13 @@ def calibrated(**changes):
 
 
 def test_nothing_is_remarked_on_good_data_and_a_calibrated_model():
-    assert report_remarks.find(calibrated()) == []
+    assert find(calibrated()) == []
 
 
 def test_data_used_in_training_are_warned_of_first():
     result = calibrated(used_in_training=["training", "early stopping"], compared=True)
 
-    first = report_remarks.find(result)[0]
+    first = find(result)[0]
 
     assert first == Remark(
         kind="warning",
@@ -90,7 +89,7 @@ def test_a_model_that_promises_too_much_or_too_little_is_warned_of(ratio, interv
     result["tasks"][keys.CTR]["calibration"] = ratio
     result["tasks"][keys.CTR]["intervals"]["calibration"] = interval
 
-    assert report_remarks.find(result) == [Remark(kind="warning", text=text)]
+    assert find(result) == [Remark(kind="warning", text=text)]
 
 
 @pytest.mark.parametrize(("positives", "is_few"), [(99, True), (100, False)])
@@ -99,11 +98,11 @@ def test_few_positives_are_warned_of(positives, is_few):
     result["tasks"][keys.CTCVR]["positives"] = positives
     text = f"CTCVR has only {positives} positives: its figures say little."
 
-    assert (Remark(kind="warning", text=text) in report_remarks.find(result)) == is_few
+    assert (Remark(kind="warning", text=text) in find(result)) == is_few
 
 
 def test_a_comparison_names_losses_before_gains():
-    remarks = report_remarks.find(calibrated(compared=True))
+    remarks = find(calibrated(compared=True))
 
     assert [(remark.kind, remark.text) for remark in remarks] == [
         ("worse", "Clearly worse than the baseline: CTR (Log loss)."),
@@ -120,13 +119,13 @@ def test_a_calibration_on_the_other_side_of_1_is_neither_a_gain_nor_a_loss():
     result["comparison"]["tasks"] = {keys.CTR: {"calibration": change}}
 
     text = "Clearly not as the baseline, for better or worse: CTR (Calibration)."
-    assert report_remarks.find(result) == [Remark(kind="note", text=text)]
+    assert find(result) == [Remark(kind="note", text=text)]
 
 
 def test_a_comparison_without_a_clear_difference_says_so():
     result = without_numbers(build_result(compared=True))
 
-    assert report_remarks.find(result) == [
+    assert find(result) == [
         Remark(
             kind="note",
             text="No clear difference from the baseline in AUC, GAUC, Average precision, Log loss, "
@@ -142,7 +141,7 @@ def test_an_order_that_may_be_chance_is_warned_of(low, is_coin):
     result["tasks"][keys.CTR]["intervals"]["auc"] = [low, 0.7]
     text = f"CTR may rank no better than a coin: AUC 0.600 [{low:.3f}, 0.700]."
 
-    assert (Remark(kind="warning", text=text) in report_remarks.find(result)) == is_coin
+    assert (Remark(kind="warning", text=text) in find(result)) == is_coin
 
 
 def test_predictions_above_1_are_warned_of():
@@ -150,6 +149,6 @@ def test_predictions_above_1_are_warned_of():
     task = result["tasks"]["cvr_clicked"]
     task["predictions_above_1"] = task["impressions"] // 4
 
-    texts = [remark.text for remark in report_remarks.find(result)]
+    texts = [remark.text for remark in find(result)]
 
     assert any(re.match(r"CVR, clicked exceeds 1 for 25(\.0)? % of the impres", t) for t in texts)
