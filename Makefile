@@ -35,7 +35,7 @@ $(VENV_IO)/.installed: setup.py pyproject.toml
 
 demo: $(VENV)/.installed
 	rm -rf demo
-	$(BIN)/python -m pipelines.synthetic --flagfile=flagfiles/demo_logs.flagfile
+	$(BIN)/python -m esmm_pipelines.synthetic --flagfile=flagfiles/demo_logs.flagfile
 	$(BIN)/python -m esmm_tf.train --flagfile=flagfiles/demo.flagfile
 	$(BIN)/python -m esmm_tf.calibrate --model_dir=demo/model --files=demo/logs
 	$(BIN)/python -m esmm_tf.predict --model_dir=demo/model --files=demo/logs --output=demo/predictions.csv
@@ -67,7 +67,7 @@ format: $(VENV)/.installed
 
 compare: $(VENV)/.installed
 	[ -f comparison/logs/manifest.json ] || \
-	  $(BIN)/python -m pipelines.synthetic --flagfile=flagfiles/compare_logs.flagfile
+	  $(BIN)/python -m esmm_pipelines.synthetic --flagfile=flagfiles/compare_logs.flagfile
 	$(BIN)/python -m esmm_tf.compare --flagfile=flagfiles/compare.flagfile
 
 # Of the clicks, 0.5 % convert in Ali-CCP.
@@ -75,7 +75,7 @@ sparsity: $(VENV)/.installed
 	for rate in 0.11 0.03 0.005; do \
 	  directory=comparison/sparsity/$$rate; \
 	  [ -f $$directory/logs/manifest.json ] || \
-	    $(BIN)/python -m pipelines.synthetic --flagfile=flagfiles/compare_logs.flagfile \
+	    $(BIN)/python -m esmm_pipelines.synthetic --flagfile=flagfiles/compare_logs.flagfile \
 	      --num_impressions=1000000 --conversion_rate=$$rate --output_dir=$$directory/logs || exit 1; \
 	  $(BIN)/python -m esmm_tf.compare --flagfile=flagfiles/sparsity_compare.flagfile \
 	    --data_dir=$$directory/logs --output_dir=$$directory/results || exit 1; \

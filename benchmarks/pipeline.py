@@ -1,7 +1,7 @@
 """`python -m benchmarks.pipeline`: speed, memory and size of the Ali-CCP pipeline.
 
-Raw files are simulated in Tianchi's format and converted by `pipelines.ali_ccp`, and by the pandas
-implementation of `benchmarks.pandas_join`; the pipeline converts other sizes too.
+Raw files are simulated in Tianchi's format and converted by `esmm_pipelines.ali_ccp`, and by the
+pandas implementation of `benchmarks.pandas_join`; the pipeline converts other sizes too.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ import time
 from collections.abc import Sequence
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_pipelines.ali_ccp import fields
+from esmm_pipelines.synthetic import command as synthetic
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.data import manifest
-from pipelines import ali_ccp_fields, synthetic
 
 _MIB = 1 << 20
 
@@ -67,7 +68,7 @@ def main(config: BenchmarkConfig) -> None:
             ours.append(_convert(config, raw, pathlib.Path(temporary)))
             peers.append(_convert_by_pandas(config, raw, pathlib.Path(temporary)))
             parsed.append(_convert_by_pandas(config, raw, pathlib.Path(temporary), "--parsed"))
-        _report("pipelines.ali_ccp", ours)
+        _report("esmm_pipelines.ali_ccp", ours)
         for name, runs in (("pandas", peers), ("pandas, contexts parsed once", parsed)):
             _report(name, runs)
             ratios = [own.rate / run.rate for own, run in zip(ours, runs, strict=True)]
@@ -77,12 +78,12 @@ def main(config: BenchmarkConfig) -> None:
         print(f"size: {per:.1f} times smaller than flat records")
         for size in config.other_sizes:
             run = _convert(config, _raw_files(directory, size), pathlib.Path(temporary))
-            _report("pipelines.ali_ccp", [run])
+            _report("esmm_pipelines.ali_ccp", [run])
             ours.append(run)
         largest = max(ours, key=lambda run: run.impressions)
-        minutes = ali_ccp_fields.NUM_IMPRESSIONS / largest.rate / 60
+        minutes = fields.NUM_IMPRESSIONS / largest.rate / 60
         print(
-            f"Ali-CCP's {ali_ccp_fields.NUM_IMPRESSIONS:,} training rows at the rate of the "
+            f"Ali-CCP's {fields.NUM_IMPRESSIONS:,} training rows at the rate of the "
             f"largest: {minutes:.0f} minutes"
         )
 
@@ -105,7 +106,7 @@ def _convert(config: BenchmarkConfig, raw: pathlib.Path, directory: pathlib.Path
     output = directory / "records"
     skeleton, common = _files(raw)
     command = [
-        "pipelines.ali_ccp",
+        "esmm_pipelines.ali_ccp",
         f"--skeleton={skeleton}",
         f"--common_features={common}",
         f"--output_dir={output}",

@@ -1,8 +1,8 @@
 """`python -m benchmarks.raw_logs`: a model of raw logs beside one of the records they stand for.
 
 One simulated log is written twice: as records by the simulator itself, and as raw files in
-Tianchi's format, which `pipelines.ali_ccp` converts, truth included. A model of either is measured
-on the same test impressions.
+Tianchi's format, which `esmm_pipelines.ali_ccp` converts, truth included. A model of either is
+measured on the same test impressions.
 """
 
 import dataclasses
@@ -12,6 +12,10 @@ import tempfile
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_pipelines.ali_ccp.command import AliCcpConfig, convert
+from esmm_pipelines.engines.config import EngineConfig
+from esmm_pipelines.grouping.config import DataSetConfig
+from esmm_pipelines.synthetic.command import SyntheticConfig, generate
 from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
@@ -26,8 +30,6 @@ from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import collect_scores
 from esmm_tf.training import model_directory, training
-from pipelines import ali_ccp, synthetic
-from pipelines.config import DataSetConfig, EngineConfig
 
 _READ = InputConfig(batch_size=4096, shuffle_buffer=0, num_readers=1)
 _TASKS = ("ctr", "cvr_clicked", "ctcvr", "cvr_entire")
@@ -63,18 +65,16 @@ def main(config: BenchmarkConfig) -> None:
 def _records(config: BenchmarkConfig, directory: pathlib.Path) -> dict[str, str]:
     """Returns where each way has left its records."""
     raw, direct, converted = (str(directory / name) for name in ("raw", "direct", "converted"))
-    log = synthetic.SyntheticConfig(
+    log = SyntheticConfig(
         output_dir=direct,
         num_impressions=config.num_impressions,
         click_rate=config.click_rate,
         conversion_rate=config.conversion_rate,
     )
-    synthetic.generate(log)
-    synthetic.generate(
-        dataclasses.replace(log, output_dir=raw, format="ali_ccp_raw", label_anomaly_rate=0.0)
-    )
-    ali_ccp.convert(
-        ali_ccp.AliCcpConfig(
+    generate(log)
+    generate(dataclasses.replace(log, output_dir=raw, format="ali_ccp_raw", label_anomaly_rate=0.0))
+    convert(
+        AliCcpConfig(
             skeleton=(f"{raw}/sample_skeleton_train.csv",),
             common_features=(f"{raw}/common_features_train.csv",),
             oracle=(f"{raw}/oracle_train.csv",),

@@ -23,6 +23,7 @@ from esmm_tf.data.source import Source, find_source
 # isort: split
 import tensorflow as tf
 
+from esmm_pipelines.synthetic import command
 from esmm_tf import keys
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
@@ -45,7 +46,6 @@ from esmm_tf.serving.requests import (
 )
 from esmm_tf.serving.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
 from esmm_tf.training import model_directory, training
-from pipelines import synthetic
 
 _PERCENTILES = (50, 90, 99)
 _POOL = 10_000
@@ -110,8 +110,8 @@ def main(config: BenchmarkConfig) -> None:
 def _train(config: BenchmarkConfig, directory: str) -> tuple[str, str]:
     """Returns a model directory and its records: one epoch on logs of Ali-CCP's shape."""
     logs, model_dir = os.path.join(directory, "logs"), os.path.join(directory, "model")
-    synthetic.generate(
-        synthetic.SyntheticConfig(
+    command.generate(
+        command.SyntheticConfig(
             output_dir=logs,
             num_impressions=config.num_impressions,
             click_rate=0.1,

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
+from esmm_pipelines.synthetic import command
+from esmm_pipelines.synthetic.shop import Shop
 from esmm_tf.config import flags
 from esmm_tf.config.fields import setting
 from esmm_tf.data.writer import DataSetWriter
-from pipelines import synthetic
-from pipelines.exposure import Shop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ def main(config: BenchmarkConfig) -> None:
     """Prints the speed of drawing impressions, and of drawing and writing them as records."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as directory:
-        log = synthetic.SyntheticConfig(
+        log = command.SyntheticConfig(
             output_dir=directory,
             num_impressions=config.num_impressions,
             cardinality_scale=config.cardinality_scale,
@@ -44,9 +44,9 @@ def main(config: BenchmarkConfig) -> None:
             return sum(int(group.sizes.sum()) for group in groups)
 
         def write() -> int:
-            schema = synthetic.build_schema(log.sizes())
+            schema = command.build_schema(log.sizes())
             with DataSetWriter(directory, schema, overwrite=True) as writer:
-                synthetic.write_groups(shop, log, writer)
+                command.write_groups(shop, log, writer)
                 return writer.num_impressions
 
         for name, run in (("draw", draw), ("draw and write records", write)):

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from esmm_pipelines.ali_ccp.command import AliCcpConfig
+from esmm_pipelines.engines.config import EngineConfig
+from esmm_pipelines.expedia import ExpediaConfig
+from esmm_pipelines.grouping.config import DataSetConfig, SplitConfig
+from esmm_pipelines.synthetic.command import SyntheticConfig
 from esmm_tf import config
 from esmm_tf.config import flags
 from esmm_tf.data import manifest
-from pipelines.ali_ccp import AliCcpConfig
-from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
-from pipelines.expedia import ExpediaConfig
-from pipelines.synthetic import SyntheticConfig
 
 TRAINING = [config.TrainConfig, config.ModelConfig, config.OptimizerConfig, config.InputConfig]
 COMPARISON = [config.CompareConfig, config.ModelConfig, config.InputConfig]
@@ -83,8 +84,8 @@ def test_the_readme_names_commands_that_exist():
 @pytest.mark.parametrize(
     ("module", "configs"),
     [
-        ("pipelines.expedia", [ExpediaConfig, SplitConfig, DataSetConfig, EngineConfig]),
-        ("pipelines.ali_ccp", [AliCcpConfig, DataSetConfig, EngineConfig]),
+        ("esmm_pipelines.expedia", [ExpediaConfig, SplitConfig, DataSetConfig, EngineConfig]),
+        ("esmm_pipelines.ali_ccp", [AliCcpConfig, DataSetConfig, EngineConfig]),
     ],
 )
 def test_a_recipe_takes_the_flags_that_the_readme_shows(module, configs):
@@ -123,14 +124,14 @@ def test_a_table_becomes_records_by_the_commands_that_the_readme_shows(tmp_path)
     lines = [
         shlex.split(line)
         for line in README.splitlines()
-        if line.startswith(("python -m pipelines.table", "python -m pipelines.validate"))
+        if line.startswith(("python -m esmm_pipelines.table", "python -m esmm_pipelines.validate"))
     ]
 
     for line in lines:
         result = subprocess.run([sys.executable, *line[1:]], cwd=tmp_path, check=False)
 
         # `validate` finds that only item 1 is clicked, which tells the label.
-        assert result.returncode == int("pipelines.validate" in line)
+        assert result.returncode == int("esmm_pipelines.validate" in line)
 
     found = manifest.load_manifest(str(tmp_path / "records"))
     assert len(lines) == 2

@@ -83,7 +83,7 @@ def test_the_manifest_counts_what_each_shard_holds(data_set, schema):
 
 
 def test_the_manifest_tells_source_and_rejected_rows(tmp_path, schema, build_group):
-    source = {"command": "pipelines.ali_ccp", "max_group_size": 100}
+    source = {"command": "esmm_pipelines.ali_ccp", "max_group_size": 100}
     with DataSetWriter(str(tmp_path), schema, source=source) as writer:
         writer.write("train", build_group(0, 1))
         writer.rejected["conversion without click"] += 2

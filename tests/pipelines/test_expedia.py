@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from esmm_pipelines import expedia
+from esmm_pipelines.engines.config import EngineConfig
+from esmm_pipelines.grouping.config import DataSetConfig, SplitConfig
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, manifest
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
-from pipelines import expedia
-from pipelines.config import DataSetConfig, EngineConfig, SplitConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "expedia" / "train_1000_searches.csv"
@@ -260,7 +261,7 @@ def test_every_faulty_row_is_left_out_and_counted(converted, groups):
 def test_the_manifest_names_the_command_and_its_settings(converted, log):
     source = manifest.load_manifest(str(converted)).source
 
-    assert source["command"] == "pipelines.expedia"
+    assert source["command"] == "esmm_pipelines.expedia"
     assert source["input"] == str(log)
     assert source["validation_share"] == 0.25
 
@@ -400,7 +401,7 @@ def test_the_real_sample_is_converted_whole(tmp_path):
 @pytest.mark.slow
 def test_expedia_runs_from_the_command_line(log, tmp_path):
     result = run_command(
-        "pipelines.expedia",
+        "esmm_pipelines.expedia",
         f"--input={log}",
         f"--output_dir={tmp_path / 'out'}",
         "--max_rejected=0.6",
@@ -414,7 +415,9 @@ def test_expedia_runs_from_the_command_line(log, tmp_path):
 @pytest.mark.slow
 def test_a_mistake_ends_expedia_with_its_message_alone(tmp_path):
     result = run_command(
-        "pipelines.expedia", f"--input={tmp_path}/absent.csv", f"--output_dir={tmp_path / 'out'}"
+        "esmm_pipelines.expedia",
+        f"--input={tmp_path}/absent.csv",
+        f"--output_dir={tmp_path / 'out'}",
     )
 
     assert (result.returncode, result.stdout) == (2, "")
@@ -424,7 +427,7 @@ def test_a_mistake_ends_expedia_with_its_message_alone(tmp_path):
 @pytest.mark.slow
 def test_synthetic_runs_from_the_command_line(tmp_path):
     result = run_command(
-        "pipelines.synthetic",
+        "esmm_pipelines.synthetic",
         "--num_impressions=300",
         f"--output_dir={tmp_path / 'out'}",
         "--cardinality_scale=0.02",
@@ -444,7 +447,7 @@ def test_synthetic_runs_from_the_command_line(tmp_path):
     ],
 )
 def test_a_mistake_ends_synthetic_with_its_message_alone(tmp_path, flag, message):
-    result = run_command("pipelines.synthetic", f"--output_dir={tmp_path / 'out'}", flag)
+    result = run_command("esmm_pipelines.synthetic", f"--output_dir={tmp_path / 'out'}", flag)
 
     assert (result.returncode, result.stdout) == (2, "")
     assert re.fullmatch(message, result.stderr)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from esmm_pipelines.validation.findings import ThresholdConfig
 from esmm_tf import config
 from esmm_tf.data import numpy_batches
 from esmm_tf.data.source import find_source
@@ -10,7 +11,6 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
 from esmm_tf.training import label_leaks
-from pipelines.findings import ThresholdConfig
 
 NUM_GROUPS = 600
 SIZE = 5

@@ -1,0 +1,1 @@
+"""What a pipeline runs on: DuckDB on this machine, or Spark."""

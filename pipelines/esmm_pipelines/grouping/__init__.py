@@ -1,0 +1,1 @@
+"""Rows into impression groups: splits, order, samples, and what is rejected."""

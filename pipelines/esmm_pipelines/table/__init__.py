@@ -1,0 +1,1 @@
+"""A table of impressions, one a row, to grouped records."""

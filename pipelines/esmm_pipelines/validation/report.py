@@ -1,0 +1,177 @@
+"""The report of a validation as text: tables of labels, features and differences, and findings."""
+
+from collections.abc import Sequence
+
+from esmm_pipelines.validation.drift import RATES_OF_ALL, Change, Differences, FeatureDifference
+from esmm_pipelines.validation.findings import Finding
+from esmm_pipelines.validation.statistics import (
+    DataStatistics,
+    FeatureStatistics,
+    LabelStatistics,
+    Numbers,
+    Range,
+    Rate,
+)
+from esmm_tf.training.label_leaks import METRICS
+
+_NUM_TOP_VALUES = 3
+_VALUE_WIDTH = 16
+_NONE = "-"
+
+
+def format_report(
+    statistics: DataStatistics, differences: Differences | None, found: Sequence[Finding]
+) -> str:
+    """Returns the tables and the findings."""
+    parts = [
+        statistics.files,
+        *_sampling_notes(statistics),
+        _table(_label_rows(statistics.labels)),
+        _table(_feature_rows(statistics.features)),
+    ]
+    if differences is not None:
+        parts += [
+            f"differences from {differences.baseline}",
+            *_comparison_notes(differences),
+            _table(_change_rows(differences.labels)),
+            _table(_difference_rows(differences.features)),
+        ]
+    return "\n\n".join([*parts, _format_findings(found)])
+
+
+def _sampling_notes(statistics: DataStatistics) -> list[str]:
+    rate = statistics.negative_keep_rate
+    return [f"unclicked impressions are sampled: --negative_keep_rate={rate:g}"] if rate < 1 else []
+
+
+def _comparison_notes(differences: Differences) -> list[str]:
+    if differences.is_sampled_alike:
+        return []
+    return [f"{' and '.join(RATES_OF_ALL)} are not compared: --negative_keep_rate differs"]
+
+
+def _format_findings(found: Sequence[Finding]) -> str:
+    if not found:
+        return "no findings"
+    lines = [f"{item.kind}: {item.subject}: {item.message}" for item in found]
+    return "\n".join([f"{len(found)} finding{'s' * (len(found) > 1)}", *lines])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Returns aligned columns, the first and the last one to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[0], cells[-1] = row[0].ljust(widths[0]), row[-1]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _label_rows(labels: LabelStatistics) -> list[list[str]]:
+    counts = ("groups", "impressions", "clicks", "conversions", "unnested", "not_binary")
+    rates = ("click_rate", "conversion_rate", "conversion_rate_clicked")
+    rows = [["label", "value"]]
+    rows += [[name, f"{getattr(labels, name):,}"] for name in counts]
+    rows += [[name, _rate(getattr(labels, name))] for name in rates]
+    return [*rows, ["weight_sum", _number(labels.weight_sum)]]
+
+
+def _feature_rows(features: Sequence[FeatureStatistics]) -> list[list[str]]:
+    head = ["feature", "side", "dtype", "rows", "coverage", "values/row", "distinct"]
+    head += ["oov", *METRICS, "weight", "top values, or range, mean +- stddev and median"]
+    return [head, *(_feature_row(feature) for feature in features)]
+
+
+def _feature_row(feature: FeatureStatistics) -> list[str]:
+    return [
+        feature.name,
+        feature.side,
+        feature.dtype,
+        f"{feature.rows:,}",
+        _share(feature.coverage.value),
+        _range(feature.values_per_row),
+        _NONE if feature.distinct_ids is None else f"{feature.distinct_ids:,}",
+        _share(feature.out_of_vocabulary),
+        *(_auc(feature.aucs.get(metric)) for metric in METRICS),
+        _range(feature.weights),
+        _top_values(feature) if feature.numbers is None else _distribution(feature.numbers),
+    ]
+
+
+def _change_rows(changes: Sequence[Change]) -> list[list[str]]:
+    rows = [["label", "value", "baseline", "beyond noise"]]
+    for change in changes:
+        shown = [_number(change.value), _number(change.baseline), _number(change.beyond_noise)]
+        rows.append([change.name, *shown])
+    return rows
+
+
+def _difference_rows(differences: Sequence[FeatureDifference]) -> list[list[str]]:
+    head = ["feature", "coverage", "baseline", "distance", "beyond noise", "unseen", "measure"]
+    return [head, *(_difference_row(difference) for difference in differences)]
+
+
+def _difference_row(difference: FeatureDifference) -> list[str]:
+    coverage, distance = difference.coverage, difference.distance
+    notes = {
+        "gone": difference.is_gone,
+        "new": difference.is_new,
+        "retyped": difference.is_retyped,
+        distance.measure if distance else _NONE: True,
+    }
+    return [
+        difference.name,
+        _share(coverage.value if coverage else None),
+        _share(coverage.baseline if coverage else None),
+        _auc(distance.value if distance else None),
+        _auc(distance.beyond_noise if distance else None),
+        _share(difference.unseen),
+        next(note for note, holds in notes.items() if holds),
+    ]
+
+
+def _top_values(feature: FeatureStatistics) -> str:
+    top = [
+        f"{_shown_value(item['value'])} {item['share']:.1%}"
+        for item in feature.top_values()[:_NUM_TOP_VALUES]
+    ]
+    return ", ".join(top) or _NONE
+
+
+def _shown_value(value: str | int) -> str:
+    text = str(value).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 1]}…"
+
+
+def _distribution(numbers: Numbers) -> str:
+    return (
+        f"{numbers.min:.4g} to {numbers.max:.4g}, {numbers.mean:.4g} +- {numbers.stddev:.4g}, "
+        f"median {numbers.quantiles['0.5']:.4g}"
+    )
+
+
+def _range(found: Range | None) -> str:
+    if found is None:
+        return _NONE
+    if found.min == found.max:
+        return f"{found.min:.4g}"
+    return f"{found.min:.4g} < {found.mean:.4g} < {found.max:.4g}"
+
+
+def _rate(rate: Rate) -> str:
+    if rate.standard_error is None:
+        return _number(rate.value)
+    return f"{_number(rate.value)} +- {rate.standard_error:.2g}"
+
+
+def _number(value: float | None) -> str:
+    return _NONE if value is None else f"{value + 0:.5g}"  # -0.0 becomes 0.0
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.2%}"
+
+
+def _auc(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.4f}"
