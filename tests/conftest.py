@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import config
+from esmm_tf.config.training import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
@@ -245,10 +245,10 @@ def model_dir(
     """Returns a model directory of `served_schema` with random weights, for reading only."""
     directory = tmp_path_factory.mktemp("model") / "model_dir"
     settings = model_directory.Settings(
-        train=config.TrainConfig(train_files="data", model_dir=str(directory)),
-        model=config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
-        optimizer=config.OptimizerConfig(),
-        input=config.InputConfig(),
+        train=TrainConfig(train_files="data", model_dir=str(directory)),
+        model=ModelConfig(embedding_dim=2, hidden_units=(4,)),
+        optimizer=OptimizerConfig(),
+        input=InputConfig(),
     )
     model = load_method(settings.method.method).build(served_schema, settings.model)
     rng = np.random.default_rng(3)

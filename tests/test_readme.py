@@ -15,12 +15,13 @@ from esmm_pipelines.engines.config import EngineConfig
 from esmm_pipelines.expedia import ExpediaConfig
 from esmm_pipelines.grouping.config import DataSetConfig, SplitConfig
 from esmm_pipelines.synthetic.command import SyntheticConfig
-from esmm_tf import config
 from esmm_tf.config import flags
+from esmm_tf.config.experiments import CompareConfig
+from esmm_tf.config.training import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.data import manifest
 
-TRAINING = [config.TrainConfig, config.ModelConfig, config.OptimizerConfig, config.InputConfig]
-COMPARISON = [config.CompareConfig, config.ModelConfig, config.InputConfig]
+TRAINING = [TrainConfig, ModelConfig, OptimizerConfig, InputConfig]
+COMPARISON = [CompareConfig, ModelConfig, InputConfig]
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

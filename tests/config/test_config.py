@@ -6,6 +6,15 @@ import pytest
 
 from esmm_tf import config
 from esmm_tf.config import serving
+from esmm_tf.config.evaluation import CalibrateConfig, EvaluateConfig, ScoreConfig
+from esmm_tf.config.training import (
+    GuardConfig,
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.errors import UserError
 
 CONFIGS = [item for item in vars(config).values() if dataclasses.is_dataclass(item)]
@@ -14,17 +23,17 @@ CONFIGS = [item for item in vars(config).values() if dataclasses.is_dataclass(it
 def build(cls, **settings):
     """Returns settings whose required fields are texts."""
     required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-    if cls is config.CalibrateConfig:
+    if cls is CalibrateConfig:
         required.append("files")  # left out only where a calibration is removed
     return cls(**{**dict.fromkeys(required, "text"), **settings})
 
 
 def build_train_config(**settings):
-    return build(config.TrainConfig, **settings)
+    return build(TrainConfig, **settings)
 
 
 def test_the_default_model_is_the_papers():
-    model = config.ModelConfig()
+    model = ModelConfig()
 
     assert model.embedding_dim == 18
     assert model.hidden_units == (360, 200, 80)
@@ -32,7 +41,7 @@ def test_the_default_model_is_the_papers():
 
 
 def test_the_default_optimizer_is_the_papers():
-    optimizer = config.OptimizerConfig()
+    optimizer = OptimizerConfig()
 
     assert dataclasses.astuple(optimizer) == (0.001, 0.9, 0.999, 1e-8)
 
@@ -54,7 +63,7 @@ def test_settings_are_frozen(cls):
 
 
 def test_a_loss_weight_of_zero_and_a_tower_without_hidden_layers_are_allowed():
-    model = config.ModelConfig(ctr_loss_weight=0.0, hidden_units=())
+    model = ModelConfig(ctr_loss_weight=0.0, hidden_units=())
 
     assert model.ctr_loss_weight == 0.0
     assert model.hidden_units == ()
@@ -63,35 +72,35 @@ def test_a_loss_weight_of_zero_and_a_tower_without_hidden_layers_are_allowed():
 @pytest.mark.parametrize(
     ("cls", "settings", "message"),
     [
-        (config.ModelConfig, {"embedding_dim": 0}, "--embedding_dim is 0. Give a number above 0."),
-        (config.ModelConfig, {"ctr_loss_weight": -1.0}, "--ctr_loss_weight is -1.0. Give 0 or "),
-        (config.ModelConfig, {"ctcvr_loss_weight": -0.5}, "--ctcvr_loss_weight is -0.5. Give 0 "),
-        (config.ModelConfig, {"ctr_loss_weight": float("nan")}, "--ctr_loss_weight is nan"),
+        (ModelConfig, {"embedding_dim": 0}, "--embedding_dim is 0. Give a number above 0."),
+        (ModelConfig, {"ctr_loss_weight": -1.0}, "--ctr_loss_weight is -1.0. Give 0 or "),
+        (ModelConfig, {"ctcvr_loss_weight": -0.5}, "--ctcvr_loss_weight is -0.5. Give 0 "),
+        (ModelConfig, {"ctr_loss_weight": float("nan")}, "--ctr_loss_weight is nan"),
         (
-            config.ModelConfig,
+            ModelConfig,
             {"hidden_units": (8, 0)},
             r"--hidden_units is \(8, 0\). Give numbers above 0.",
         ),
-        (config.OptimizerConfig, {"learning_rate": 0.0}, "--learning_rate is 0.0. Give a number"),
-        (config.OptimizerConfig, {"learning_rate": float("nan")}, "--learning_rate is nan"),
-        (config.OptimizerConfig, {"epsilon": 0.0}, "--epsilon is 0.0. Give a number above 0."),
-        (config.OptimizerConfig, {"beta_1": 1.0}, r"--beta_1 is 1.0. Give a number in \[0, 1\)."),
-        (config.OptimizerConfig, {"beta_2": -0.1}, r"--beta_2 is -0.1. Give a number in \[0, 1\)."),
+        (OptimizerConfig, {"learning_rate": 0.0}, "--learning_rate is 0.0. Give a number"),
+        (OptimizerConfig, {"learning_rate": float("nan")}, "--learning_rate is nan"),
+        (OptimizerConfig, {"epsilon": 0.0}, "--epsilon is 0.0. Give a number above 0."),
+        (OptimizerConfig, {"beta_1": 1.0}, r"--beta_1 is 1.0. Give a number in \[0, 1\)."),
+        (OptimizerConfig, {"beta_2": -0.1}, r"--beta_2 is -0.1. Give a number in \[0, 1\)."),
         (
-            config.GuardConfig,
+            GuardConfig,
             {"on_shared_data": "no"},
             "--on_shared_data is 'no'. Use one of 'off'",
         ),
-        (config.GuardConfig, {"collapsed_std": -1.0}, "--collapsed_std is -1.0. Give 0 or more."),
-        (config.GuardConfig, {"leak_impressions": -1}, "--leak_impressions is -1. Give 0 or more."),
-        (config.GuardConfig, {"leak_auc": 0.4}, "--leak_auc is 0.4. Give a number from 0.5 to 1."),
-        (config.GuardConfig, {"calibration_band": 1.0}, "--calibration_band is 1.0. Give a number"),
-        (config.EvaluateConfig, {"on_used_data": "x"}, "--on_used_data is 'x'. Use one of 'off',"),
-        (config.ScoreConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),
+        (GuardConfig, {"collapsed_std": -1.0}, "--collapsed_std is -1.0. Give 0 or more."),
+        (GuardConfig, {"leak_impressions": -1}, "--leak_impressions is -1. Give 0 or more."),
+        (GuardConfig, {"leak_auc": 0.4}, "--leak_auc is 0.4. Give a number from 0.5 to 1."),
+        (GuardConfig, {"calibration_band": 1.0}, "--calibration_band is 1.0. Give a number"),
+        (EvaluateConfig, {"on_used_data": "x"}, "--on_used_data is 'x'. Use one of 'off',"),
+        (ScoreConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),
         (serving.ExportConfig, {"version": -1}, "--version is -1. Give 0 or more."),
-        (config.InputConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),
-        (config.InputConfig, {"num_readers": 0}, "--num_readers is 0. Give a number above 0."),
-        (config.InputConfig, {"shuffle_buffer": -1}, "--shuffle_buffer is -1. Give 0 or more."),
+        (InputConfig, {"batch_size": 0}, "--batch_size is 0. Give a number above 0."),
+        (InputConfig, {"num_readers": 0}, "--num_readers is 0. Give a number above 0."),
+        (InputConfig, {"shuffle_buffer": -1}, "--shuffle_buffer is -1. Give 0 or more."),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_its_flags_name(cls, settings, message):
@@ -127,21 +136,21 @@ def test_early_stopping_is_allowed_with_validation_files():
 
 
 def test_loss_weights_go_by_the_names_of_their_flags():
-    model = config.ModelConfig(ctr_loss_weight=0.5, ctcvr_loss_weight=3.0)
+    model = ModelConfig(ctr_loss_weight=0.5, ctcvr_loss_weight=3.0)
 
     assert model.loss_weights == {"ctr_loss_weight": 0.5, "ctcvr_loss_weight": 3.0}
 
 
 @pytest.mark.parametrize(("given", "rate"), [(-1.0, None), (0.0, 0.0), (0.2, 0.2)])
 def test_a_sampling_rate_below_0_stands_for_the_default(given, rate):
-    assert config.MethodConfig(sampling_rate=given).rate == rate
-    assert config.MethodConfig().rate is None
-    assert config.MethodConfig().method == "esmm"
+    assert MethodConfig(sampling_rate=given).rate == rate
+    assert MethodConfig().rate is None
+    assert MethodConfig().method == "esmm"
 
 
 def test_scoring_reads_the_records_once_in_the_order_of_the_files():
-    score = build(config.ScoreConfig, batch_size=7)
+    score = build(ScoreConfig, batch_size=7)
 
     found = score.input_config()
 
-    assert found == config.InputConfig(batch_size=7, shuffle_buffer=0, num_readers=1)
+    assert found == InputConfig(batch_size=7, shuffle_buffer=0, num_readers=1)

@@ -7,9 +7,17 @@ import types
 
 import pytest
 
-from esmm_tf import config
 from esmm_tf.config import flags, serving
+from esmm_tf.config.evaluation import EvaluateConfig, PredictConfig, ScoreConfig
 from esmm_tf.config.fields import setting
+from esmm_tf.config.training import (
+    GuardConfig,
+    InputConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.errors import UserError
 
 
@@ -196,7 +204,7 @@ def test_a_users_mistake_in_the_command_is_one_message_and_exit_code_2(capsys):
 
 
 def test_what_settings_refuse_is_one_message_and_exit_code_2(capsys):
-    code, _ = run("--epsilon=0", configs=(config.OptimizerConfig,))
+    code, _ = run("--epsilon=0", configs=(OptimizerConfig,))
 
     assert code == 2
     assert capsys.readouterr().err == "error: --epsilon is 0.0. Give a number above 0.\n"
@@ -223,10 +231,10 @@ def test_a_bug_keeps_its_traceback():
 @pytest.mark.parametrize(
     "configs",
     [
-        (config.TrainConfig, config.ModelConfig, config.OptimizerConfig, config.InputConfig),
-        (config.GuardConfig, config.MethodConfig),
-        (config.ScoreConfig, config.EvaluateConfig),
-        (config.ScoreConfig, config.PredictConfig),
+        (TrainConfig, ModelConfig, OptimizerConfig, InputConfig),
+        (GuardConfig, MethodConfig),
+        (ScoreConfig, EvaluateConfig),
+        (ScoreConfig, PredictConfig),
         (serving.ExportConfig,),
     ],
 )

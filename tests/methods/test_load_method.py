@@ -16,7 +16,7 @@ OWN_METHOD = """
 from esmm_tf import keys
 from esmm_tf.model.losses import cross_entropy_of
 from esmm_tf.methods import Method
-from esmm_tf.model import EntireSpaceOutputs
+from esmm_tf.model.layers import EntireSpaceOutputs
 
 def network(builder):
     ctr_logits = builder.tower("ctr_tower", builder.encode())

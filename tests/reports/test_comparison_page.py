@@ -8,7 +8,7 @@ import re
 import jinja2
 import pytest
 from comparison_results import HOSTILE, build_result
-from test_report import Page
+from test_evaluation_page import Page
 
 from esmm_tf.errors import UserError
 from esmm_tf.reports import comparison_page, comparison_plots

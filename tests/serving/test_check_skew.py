@@ -14,10 +14,11 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from esmm_tf import check_skew, config
+from esmm_tf import check_skew
 from esmm_tf.calibration.maps import Calibration, Platt
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig, SkewConfig
+from esmm_tf.config.training import InputConfig, ModelConfig, OptimizerConfig, TrainConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
@@ -61,10 +62,10 @@ def small_dir(small_schema, tmp_path_factory):
     """Returns a model directory of `small_schema` with random weights, for reading only."""
     directory = tmp_path_factory.mktemp("model") / "model_dir"
     settings = model_directory.Settings(
-        train=config.TrainConfig(train_files="data", model_dir=str(directory)),
-        model=config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
-        optimizer=config.OptimizerConfig(),
-        input=config.InputConfig(),
+        train=TrainConfig(train_files="data", model_dir=str(directory)),
+        model=ModelConfig(embedding_dim=2, hidden_units=(4,)),
+        optimizer=OptimizerConfig(),
+        input=InputConfig(),
     )
     model = load_method("esmm").build(small_schema, settings.model)
     rng = np.random.default_rng(3)

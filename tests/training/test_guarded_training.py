@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf import calibrate, config, evaluate
+from esmm_tf import calibrate, evaluate
+from esmm_tf.config.evaluation import CalibrateConfig, EvaluateConfig, ScoreConfig
+from esmm_tf.config.training import (
+    GuardConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.data import input_fn
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.data.writer import DataSetWriter, ShardWriter
@@ -84,17 +92,17 @@ def train(
     **guards,
 ):
     training.train(
-        config.TrainConfig(
+        TrainConfig(
             train_files=str(data),
             validation_files=str(validation_files or data),
             model_dir=str(model_dir),
             epochs=epochs,
             early_stopping_patience=early_stopping_patience,
         ),
-        config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
-        config.OptimizerConfig(learning_rate=learning_rate),
-        config.InputConfig(batch_size=SIZE, num_readers=1),
-        config.GuardConfig(**guards),
+        ModelConfig(embedding_dim=2, hidden_units=(4,)),
+        OptimizerConfig(learning_rate=learning_rate),
+        InputConfig(batch_size=SIZE, num_readers=1),
+        GuardConfig(**guards),
     )
 
 
@@ -223,7 +231,7 @@ def healthy(tmp_path_factory):
 
 
 def test_every_guard_of_training_has_a_broken_data_set():
-    names = {field.name for field in dataclasses.fields(config.GuardConfig)}
+    names = {field.name for field in dataclasses.fields(GuardConfig)}
 
     assert {f"on_{guard}" for guard in BREAKS} == {n for n in names if n.startswith("on_")}
 
@@ -291,7 +299,7 @@ def test_the_offending_batch_is_a_data_set_of_its_own(broken, tmp_path):
 
     source = find_source(str(tmp_path / "offending_batch"), split="train")
     check_schema(source, SCHEMA)
-    (batch,) = input_fn.build_dataset(source, SCHEMA, config.InputConfig())
+    (batch,) = input_fn.build_dataset(source, SCHEMA, InputConfig())
     assert source.impressions == len(batch["labels"]["click"]) == 2 * SIZE
     is_infinite = np.isinf(batch["features"]["price"].numpy())
     assert np.flatnonzero(is_infinite).tolist() == [SIZE + 2]
@@ -314,11 +322,11 @@ def test_a_validation_batch_that_breaks_the_loss_is_saved(tmp_path):
 def test_weights_that_the_last_step_spoils_are_not_saved(healthy, tmp_path):
     with pytest.raises(UserError, match=r"^The weights are no finite numbers after step 1, though"):
         training.train(
-            config.TrainConfig(train_files=str(healthy), model_dir=str(tmp_path)),
-            config.ModelConfig(embedding_dim=2, hidden_units=(4,)),
-            config.OptimizerConfig(learning_rate=1e39),  # infinite in float32
-            config.InputConfig(batch_size=NUM_GROUPS * SIZE),
-            config.GuardConfig(),
+            TrainConfig(train_files=str(healthy), model_dir=str(tmp_path)),
+            ModelConfig(embedding_dim=2, hidden_units=(4,)),
+            OptimizerConfig(learning_rate=1e39),  # infinite in float32
+            InputConfig(batch_size=NUM_GROUPS * SIZE),
+            GuardConfig(),
         )
 
     with pytest.raises(UserError, match="has no trained weights yet"):
@@ -394,8 +402,8 @@ def stopped_early(healthy, tmp_path_factory):
 
 def evaluate_on(model_dir, data, *, split, **changes):
     evaluate.main(
-        config.ScoreConfig(model_dir=str(model_dir), files=str(data), split=split),
-        config.EvaluateConfig(**changes),
+        ScoreConfig(model_dir=str(model_dir), files=str(data), split=split),
+        EvaluateConfig(**changes),
     )
 
 
@@ -423,7 +431,7 @@ def test_evaluation_on_data_of_early_stopping_is_warned_of(healthy, stopped_earl
 
 def test_evaluation_on_data_that_calibration_was_fitted_to_is_warned_of(healthy, tmp_path, capsys):
     train(healthy, tmp_path, epochs=1)
-    calibrate.main(config.CalibrateConfig(model_dir=str(tmp_path), files=str(healthy)))
+    calibrate.main(CalibrateConfig(model_dir=str(tmp_path), files=str(healthy)))
     assert capsys.readouterr().err == ""
 
     evaluate_on(tmp_path, healthy, split="validation")
@@ -434,9 +442,7 @@ def test_evaluation_on_data_that_calibration_was_fitted_to_is_warned_of(healthy,
 def test_calibration_on_training_data_is_warned_of(healthy, tmp_path, capsys):
     train(healthy, tmp_path, epochs=1)
 
-    calibrate.main(
-        config.CalibrateConfig(model_dir=str(tmp_path), files=str(healthy), split="train")
-    )
+    calibrate.main(CalibrateConfig(model_dir=str(tmp_path), files=str(healthy), split="train"))
 
     assert "1 of 1 shards were used for training" in capsys.readouterr().err
 

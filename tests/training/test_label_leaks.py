@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from esmm_pipelines.validation.findings import ThresholdConfig
-from esmm_tf import config
+from esmm_tf.config.training import GuardConfig
 from esmm_tf.data import numpy_batches
 from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
@@ -272,4 +272,4 @@ def test_no_feature_above_the_threshold_is_no_finding():
 
 
 def test_training_and_validate_have_one_threshold():
-    assert config.GuardConfig().leak_auc == ThresholdConfig().leak_auc
+    assert GuardConfig().leak_auc == ThresholdConfig().leak_auc

@@ -36,9 +36,15 @@ from esmm_pipelines.engines.config import EngineConfig
 from esmm_pipelines.grouping.config import DataSetConfig
 from esmm_pipelines.synthetic import command as synthetic
 from esmm_pipelines.synthetic import log, shop
-from esmm_tf import config as config_lib
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig
+from esmm_tf.config.training import (
+    GuardConfig,
+    InputConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from esmm_tf.data import manifest
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
@@ -318,13 +324,11 @@ def test_the_manifest_tells_settings_counts_and_unused_contexts(data_dir, groups
 @pytest.mark.slow
 def test_a_model_is_trained_on_the_records_and_exported_with_their_vocabularies(data_dir, tmp_path):
     settings = {
-        "train": config_lib.TrainConfig(
-            train_files=str(data_dir), model_dir=str(tmp_path / "model")
-        ),
-        "model": config_lib.ModelConfig(embedding_dim=2, hidden_units=(4,)),
-        "optimizer": config_lib.OptimizerConfig(),
-        "input": config_lib.InputConfig(batch_size=3_000),
-        "guards": config_lib.GuardConfig(),
+        "train": TrainConfig(train_files=str(data_dir), model_dir=str(tmp_path / "model")),
+        "model": ModelConfig(embedding_dim=2, hidden_units=(4,)),
+        "optimizer": OptimizerConfig(),
+        "input": InputConfig(batch_size=3_000),
+        "guards": GuardConfig(),
     }
     training.train(*settings.values())
     trained = model_directory.load_model(str(tmp_path / "model"))
