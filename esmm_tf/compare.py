@@ -1,161 +1,28 @@
 """`python -m esmm_tf.compare`: the paper's table and figures, on a data set of one's own."""
 
-import dataclasses
-import json
 import os
-import platform
-import sys
-from collections.abc import Mapping
-from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf.data.source import find_source
-
-# isort: split
-import tensorflow as tf
-
-from esmm_tf import files, keys
+from esmm_tf import files
 from esmm_tf.config import flags
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import InputConfig, ModelConfig
-from esmm_tf.errors import UserError
-from esmm_tf.experiments import execute, results
-from esmm_tf.experiments import runs as experiment
+from esmm_tf.experiments import plan
 from esmm_tf.experiments.execute import Settings
-from esmm_tf.experiments.runs import Run
 from esmm_tf.reports import comparison_page
-from esmm_tf.training import ctr_network, model_directory
 
-FORMAT_VERSION = 1
 RESULT_FILE = "comparison.json"
-_SETTINGS_FILE = "settings.json"
-_FREE = ("output_dir", "processes", "seeds", "fractions", "methods")
 
 
 def main(config: CompareConfig, model_config: ModelConfig, input_config: InputConfig) -> None:
     """Trains and measures the paper's systems, each with several seeds, and writes their table."""
     comparison_page.check_installed()
-    settings = Settings(compare=config, model=model_config, input=input_config)
-    data = _describe_data(config)
-    _check_settings(settings)
-    tried, chosen = _tune(settings)
-    _repeat(chosen, settings)
-    result = {
-        "format_version": FORMAT_VERSION,
-        "machine": _describe_machine(config.processes),
-        "data": data,
-        "settings": _comparable(settings),
-        **results.build_tree(chosen, tried, config),
-    }
+    result = plan.compare(Settings(compare=config, model=model_config, input=input_config))
     path = os.path.join(config.output_dir, RESULT_FILE)
     files.write_json(result, path)
     written = comparison_page.write_report(result, config.output_dir)
     print(comparison_page.format_table(result))
     print(f"wrote {', '.join([path, *written])}")
-
-
-def _tune(settings: Settings) -> tuple[dict[str, list[Run]], dict[str, Run]]:
-    """Returns the candidates of each method and the chosen ones, trained on all training groups.
-
-    The CTR network comes first: the others take pCTR from the one that is chosen.
-    """
-    config = settings.compare
-    tried: dict[str, list[Run]] = {}
-    chosen: dict[str, Run] = {}
-    ctr_learning_rate = config.learning_rates[0]
-    stages = [list(config.methods)]
-    if experiment.uses_ctr_network(config.methods):
-        stages = [[ctr_network.METHOD], [m for m in config.methods if m != ctr_network.METHOD]]
-    for stage, names in enumerate(stages, start=1):
-        for name in names:
-            tried[name] = experiment.candidates(name, config, ctr_learning_rate=ctr_learning_rate)
-        runs = [run for name in names for run in tried[name]]
-        title = f"tuning, stage {stage} of {len(stages)}"
-        execute.execute(runs, settings, title=title, file=experiment.VALIDATION_FILE)
-        chosen |= {name: experiment.choose(tried[name], config.output_dir) for name in names}
-        ctr_learning_rate = chosen[names[0]].learning_rate
-    return tried, chosen
-
-
-def _repeat(chosen: dict[str, Run], settings: Settings) -> None:
-    """Trains the chosen candidates for every fraction and seed and measures them on the test."""
-    config = settings.compare
-    ctr = chosen.get(ctr_network.METHOD)
-    if ctr is not None:
-        runs = list(experiment.repetitions(ctr, config))
-        is_compared = ctr_network.METHOD in config.methods
-        file = experiment.TEST_FILE if is_compared else experiment.TRAINING_FILE
-        execute.execute(runs, settings, title="CTR networks", file=file)
-    names = [name for name in config.methods if name != ctr_network.METHOD]
-    runs = [run for name in names for run in experiment.repetitions(chosen[name], config)]
-    execute.execute(runs, settings, title="methods", file=experiment.TEST_FILE)
-
-
-def _describe_data(config: CompareConfig) -> dict[str, Any]:
-    """Returns the directory and, by split, its counts.
-
-    Raises:
-      UserError: if a split is missing.
-    """
-    splits = {}
-    for split in (keys.TRAIN, keys.VALIDATION, keys.TEST):
-        source = find_source(config.data_dir, split=split)
-        splits[split] = dataclasses.asdict(source.labels)
-    return {"directory": config.data_dir, "splits": splits}
-
-
-def _describe_machine(processes: int) -> dict[str, Any]:
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "runs at a time": processes,
-        "python": sys.version.split()[0],
-        "tensorflow": tf.__version__,
-    }
-
-
-def _processor() -> str:
-    """Returns the processor's name, as Linux knows it, or its architecture."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            ]
-    except OSError:
-        names = []
-    return next(iter(names), platform.processor() or platform.machine())
-
-
-def _comparable(settings: Settings) -> dict[str, Any]:
-    """Returns what may not change between two starts of one comparison, as JSON holds it."""
-    tree = dataclasses.asdict(settings)
-    for name in _FREE:
-        del tree["compare"][name]
-    return json.loads(json.dumps(tree))
-
-
-def _as_flags(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"--{name}": value for part in parts.values() for name, value in part.items()}
-
-
-def _check_settings(settings: Settings) -> None:
-    """Keeps the settings in the output directory.
-
-    Raises:
-      UserError: if it holds a comparison with others. More seeds, fractions and methods may be
-        asked for.
-    """
-    path = os.path.join(settings.compare.output_dir, _SETTINGS_FILE)
-    now = _comparable(settings)
-    if os.path.exists(path):
-        before = files.read_json(path, remedy="Give another --output_dir to start anew.")
-        changed = model_directory.describe_changes(_as_flags(before), _as_flags(now))
-        if changed:
-            raise UserError(
-                f"{settings.compare.output_dir!r} holds a comparison with other settings "
-                f"({'; '.join(changed)}). Give the same to go on with it, or another --output_dir."
-            )
-    files.write_json(now, path)
 
 
 if __name__ == "__main__":

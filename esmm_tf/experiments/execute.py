@@ -33,13 +33,22 @@ from esmm_tf.config.training import (
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import collect_scores
-from esmm_tf.experiments import runs as experiment
-from esmm_tf.experiments.runs import Run
+from esmm_tf.experiments.runs import (
+    INFLUENCE_FILE,
+    LOG_FILE,
+    MODEL,
+    TEST_FILE,
+    TRAINING_FILE,
+    VALIDATION_FILE,
+    Run,
+    is_done,
+    save_result,
+)
 from esmm_tf.training import model_directory, training
 
 _READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)
 _RUNS_A_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
-_SPLITS = {experiment.VALIDATION_FILE: keys.VALIDATION, experiment.TEST_FILE: keys.TEST}
+_SPLITS = {VALIDATION_FILE: keys.VALIDATION, TEST_FILE: keys.TEST}
 _QUIET = GuardConfig(on_label_like_feature=OFF, on_miscalibration=OFF, on_unnested_labels="warn")
 
 
@@ -67,7 +76,7 @@ def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -
       UserError: if a run fails; what was done by others is kept.
     """
     output_dir = settings.compare.output_dir
-    missing = [run for run in runs if not experiment.is_done(run, output_dir, file)]
+    missing = [run for run in runs if not is_done(run, output_dir, file)]
     # Not by max_tasks_per_child, with which an executor can hang: github.com/python/cpython#115634.
     most = settings.compare.processes * _RUNS_A_PROCESS
     done = len(runs) - len(missing)
@@ -115,7 +124,7 @@ def _exit_after(parent: multiprocessing.process.BaseProcess) -> None:
 def _check_ended_well(future: concurrent.futures.Future[None], run: Run, output_dir: str) -> None:
     error = future.exception()
     if error is not None:
-        log = os.path.join(run.directory(output_dir), experiment.LOG_FILE)
+        log = os.path.join(run.directory(output_dir), LOG_FILE)
         (*_, reason) = str(error).strip().splitlines() or [repr(error)]
         raise UserError(
             f"The run {run.name} failed: {reason} Its output is in {log!r}. Start the same command "
@@ -128,9 +137,9 @@ def _run(run: Run, settings: Settings, file: str) -> None:
     os.makedirs(directory, exist_ok=True)
     tf_keras.backend.clear_session()  # what the process built for an earlier run
     tf.get_logger().setLevel("ERROR")  # each run has graphs of its own, which is no retracing
-    with _output_in(os.path.join(directory, experiment.LOG_FILE)):
+    with _output_in(os.path.join(directory, LOG_FILE)):
         try:
-            if not experiment.is_done(run, settings.compare.output_dir, experiment.TRAINING_FILE):
+            if not is_done(run, settings.compare.output_dir, TRAINING_FILE):
                 _train(run, settings)
             if file in _SPLITS:
                 _measure(run, settings, file)
@@ -153,7 +162,7 @@ def _output_in(path: str) -> Iterator[None]:
 def _train(run: Run, settings: Settings) -> None:
     """Trains a run, and removes what only a resumption needs."""
     compare = settings.compare
-    model_dir = os.path.join(run.directory(compare.output_dir), experiment.MODEL)
+    model_dir = os.path.join(run.directory(compare.output_dir), MODEL)
     ctr = run.ctr_run()
     training.train(
         TrainConfig(
@@ -186,7 +195,7 @@ def _train(run: Run, settings: Settings) -> None:
         "impressions_an_epoch": history[0][keys.TRAIN]["impressions"],
     }
     shutil.rmtree(os.path.join(model_dir, model_directory.CHECKPOINTS), ignore_errors=True)
-    experiment.save(run, compare.output_dir, experiment.TRAINING_FILE, result)
+    save_result(run, compare.output_dir, TRAINING_FILE, result)
 
 
 def _seconds(epoch: Mapping[str, Any]) -> float:
@@ -204,23 +213,23 @@ def _measure(run: Run, settings: Settings, file: str) -> None:
     source = find_source(settings.compare.data_dir, split=_SPLITS[file])
     found = evaluation.evaluate_scores(collect_scores(trained.model, trained.schema, source, _READ))
     output_dir = settings.compare.output_dir
-    if file == experiment.TEST_FILE:
-        path = os.path.join(run.directory(output_dir), experiment.INFLUENCE_FILE)
+    if file == TEST_FILE:
+        path = os.path.join(run.directory(output_dir), INFLUENCE_FILE)
         influences = {
             task: measured.estimates["auc"].influence
             for task, measured in found.measurements.items()
         }
         files.write_arrays(path, **influences)
     result = {"parameters": trained.model.count_params(), **found.tree}
-    experiment.save(run, output_dir, file, result)
+    save_result(run, output_dir, file, result)
 
 
 def _model_dir(run: Run, settings: Settings) -> str:
-    return os.path.join(run.directory(settings.compare.output_dir), experiment.MODEL)
+    return os.path.join(run.directory(settings.compare.output_dir), MODEL)
 
 
 def load_influences(run: Run, output_dir: str) -> dict[str, Any]:
     """Returns the influences of each cluster on the test AUCs of a run, by task."""
-    path = os.path.join(run.directory(output_dir), experiment.INFLUENCE_FILE)
+    path = os.path.join(run.directory(output_dir), INFLUENCE_FILE)
     with open(path, "rb") as file, np.load(file) as saved:
         return {name: saved[name] for name in saved}

@@ -16,8 +16,15 @@ import numpy as np
 from esmm_tf import keys
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.experiments import execute
-from esmm_tf.experiments import runs as experiment
-from esmm_tf.experiments.runs import Run
+from esmm_tf.experiments.runs import (
+    TEST_FILE,
+    TRAINING_FILE,
+    VALIDATION_FILE,
+    Run,
+    criterion,
+    load_result,
+    repetitions,
+)
 from esmm_tf.methods import load_method
 from esmm_tf.metrics import intervals, student
 from esmm_tf.training.ctr_network import METHOD as CTR
@@ -54,7 +61,7 @@ def load_repeated(runs: Sequence[Run], output_dir: str) -> Repeated:
     """Returns the results of a method's runs, one a seed."""
     return Repeated(
         method=runs[0].method,
-        tests=[experiment.load(run, output_dir, experiment.TEST_FILE) for run in runs],
+        tests=[load_result(run, output_dir, TEST_FILE) for run in runs],
         influences=[execute.load_influences(run, output_dir) for run in runs],
     )
 
@@ -128,11 +135,7 @@ def build_tree(
     repeated = {
         fraction: {
             name: load_repeated(
-                [
-                    run
-                    for run in experiment.repetitions(chosen[name], config)
-                    if run.fraction == fraction
-                ],
+                [run for run in repetitions(chosen[name], config) if run.fraction == fraction],
                 config.output_dir,
             )
             for name in config.methods
@@ -178,12 +181,12 @@ def _against_base(repeated: Mapping[float, Mapping[str, Repeated]]) -> dict[str,
 
 def _candidate(run: Run, output_dir: str) -> dict[str, Any]:
     """Returns what validation says of a candidate."""
-    found = experiment.load(run, output_dir, experiment.VALIDATION_FILE)
-    trained = experiment.load(run, output_dir, experiment.TRAINING_FILE)
+    found = load_result(run, output_dir, VALIDATION_FILE)
+    trained = load_result(run, output_dir, TRAINING_FILE)
     return {
         "learning_rate": run.learning_rate,
         "sampling_rate": run.rate,
-        "criterion": experiment.criterion(run.method, found["tasks"]),
+        "criterion": criterion(run.method, found["tasks"]),
         "best_epoch": trained["best_epoch"],
         "aucs": {task: values["auc"] for task, values in found["tasks"].items()},
     }
@@ -201,11 +204,9 @@ def _ctr_network(
 
 def _effort(chosen: Run, config: CompareConfig) -> dict[str, Any]:
     """Returns what a method was trained with, and what that took."""
-    runs = [
-        r for r in experiment.repetitions(chosen, config) if r.fraction == max(config.fractions)
-    ]
-    found = [experiment.load(run, config.output_dir, experiment.TRAINING_FILE) for run in runs]
-    candidate = experiment.load(chosen, config.output_dir, experiment.VALIDATION_FILE)
+    runs = [r for r in repetitions(chosen, config) if r.fraction == max(config.fractions)]
+    found = [load_result(run, config.output_dir, TRAINING_FILE) for run in runs]
+    candidate = load_result(chosen, config.output_dir, VALIDATION_FILE)
     return {
         "learning_rate": chosen.learning_rate,
         "sampling_rate": chosen.rate,

@@ -104,7 +104,7 @@ def choose(runs: Sequence[Run], output_dir: str) -> Run:
     """Returns the candidate that validation prefers; of equal ones the first."""
 
     def score(run: Run) -> float:
-        return criterion(run.method, load(run, output_dir, VALIDATION_FILE)["tasks"])
+        return criterion(run.method, load_result(run, output_dir, VALIDATION_FILE)["tasks"])
 
     return max(runs, key=score)
 
@@ -114,7 +114,7 @@ def is_done(run: Run, output_dir: str, file: str) -> bool:
     return os.path.exists(os.path.join(run.directory(output_dir), file))
 
 
-def load(run: Run, output_dir: str, file: str) -> dict[str, Any]:
+def load_result(run: Run, output_dir: str, file: str) -> dict[str, Any]:
     """Returns one of the results of a run."""
     path = os.path.join(run.directory(output_dir), file)
     return files.read_json(
@@ -122,6 +122,6 @@ def load(run: Run, output_dir: str, file: str) -> dict[str, Any]:
     )
 
 
-def save(run: Run, output_dir: str, file: str, result: dict[str, Any]) -> None:
+def save_result(run: Run, output_dir: str, file: str, result: dict[str, Any]) -> None:
     """Writes one of the results of a run; its being there means that the step is done."""
     files.write_json(result, os.path.join(run.directory(output_dir), file))

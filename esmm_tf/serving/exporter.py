@@ -23,8 +23,9 @@ from esmm_tf.serving import (
     server_config,
     warmup,
 )
+from esmm_tf.serving.loaded_version import LoadedVersion
 from esmm_tf.serving.requests import Impression
-from esmm_tf.serving.versions import LoadedVersion
+from esmm_tf.serving.versions import list_versions
 from esmm_tf.training.model_directory import Settings, TrainedModel
 
 _SAMPLED_IMPRESSIONS = 10_000
@@ -77,12 +78,6 @@ def find_held_out(config: ExportConfig, settings: Settings) -> Source:
         "Warm-up and golden requests are made of held-out records, and neither --validation_files "
         "nor a split 'test' of the training data set is found. Name some with --files."
     )
-
-
-def list_versions(export_dir: str) -> list[int]:
-    """Returns the versions of a directory, rising; none if it is not there."""
-    names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
-    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _choose_version(config: ExportConfig) -> int:

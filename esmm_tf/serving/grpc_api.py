@@ -21,8 +21,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from esmm_tf.serving.refusal import invalid_argument
 from esmm_tf.serving.saved_model import SERVING_DEFAULT
-from esmm_tf.serving.versions import ServedVersions, invalid_argument
+from esmm_tf.serving.served_versions import ServedVersions
 
 _SIGNATURE_DEF = "signature_def"
 _THREADS = 16

@@ -15,9 +15,16 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 
+from esmm_tf.serving.refusal import invalid_argument
+
 INSTANCES = "instances"
+
+
 INPUTS = "inputs"
+
+
 _BASE64 = "b64"
+
 
 Dtypes = Mapping[str, tf.DType]
 
@@ -51,81 +58,58 @@ def read_request(body: bytes, find_dtypes: Callable[[str], Dtypes]) -> Request:
         document = _parse(body)
         signature = document.get("signature_name", "")
         if not isinstance(signature, str):
-            raise _invalid(
+            raise invalid_argument(
                 f"JSON Value: {_text(document)} not formatted correctly. "
                 "'signature_name' key must be a string value."
             )
         dtypes = find_dtypes(signature)
         if not dtypes:
-            raise _invalid(f"Failed to get input map for signature: {signature or 'DEFAULT'}")
+            raise invalid_argument(
+                f"Failed to get input map for signature: {signature or 'DEFAULT'}"
+            )
         return Request(signature, _read_inputs(document, dtypes), INSTANCES in document)
     except RecursionError:
-        raise _invalid("JSON Parse error: Nested too deeply.") from None
-
-
-def write_outputs(outputs: Mapping[str, np.ndarray], *, in_rows: bool) -> str:
-    """Returns the body of a response.
-
-    An output that is the only one stands without its name. Numbers have six digits, or nine where
-    six do not give back the same float32.
-
-    Args:
-      outputs: numbers, by their names; in rows each has the batch as its first dimension.
-      in_rows: whether the request was.
-
-    Raises:
-      tf.errors.InvalidArgumentError: if the response cannot be in rows.
-    """
-    columns = {name: _decimals(array) for name, array in outputs.items()}
-    if in_rows:
-        _check_batch(outputs)
-    if len(columns) == 1:
-        values = next(iter(columns.values()))
-    elif in_rows:
-        values = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-    else:
-        values = columns
-    return json.dumps({"predictions" if in_rows else "outputs": values}, indent=4)
+        raise invalid_argument("JSON Parse error: Nested too deeply.") from None
 
 
 def _parse(body: bytes) -> dict[str, Any]:
     if not body:
-        raise _invalid("JSON Parse error: The document is empty")
+        raise invalid_argument("JSON Parse error: The document is empty")
     try:
         document = json.loads(body)
     except json.JSONDecodeError as error:
-        raise _invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
+        raise invalid_argument(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
     except ValueError as error:  # not UTF-8, or a number of thousands of digits
-        raise _invalid(f"JSON Parse error: {error}") from None
+        raise invalid_argument(f"JSON Parse error: {error}") from None
     if not isinstance(document, dict):
-        raise _invalid(f"JSON Value: {_text(document)} Is not object")
+        raise invalid_argument(f"JSON Value: {_text(document)} Is not object")
     return document
 
 
 def _read_inputs(document: Mapping[str, Any], dtypes: Dtypes) -> dict[str, np.ndarray]:
     if INSTANCES in document and INPUTS in document:
-        raise _invalid(
+        raise invalid_argument(
             f"JSON Value: {_text(document)} Not formatted correctly expecting only one of "
             f"'{INPUTS}' or '{INSTANCES}' keys to exist "
         )
     if INPUTS in document:
         return _read_columns(document[INPUTS], dtypes)
     if INSTANCES not in document:
-        raise _invalid(f"Missing '{INPUTS}' or '{INSTANCES}' key")
+        raise invalid_argument(f"Missing '{INPUTS}' or '{INSTANCES}' key")
     rows = document[INSTANCES]
     if not isinstance(rows, list):
-        raise _invalid(f"JSON Value: {_text(document)} Excepting '{INSTANCES}' to be an list/array")
+        raise invalid_argument(
+            f"JSON Value: {_text(document)} Excepting '{INSTANCES}' to be an list/array"
+        )
     if not rows:
-        raise _invalid(f"JSON Value: {_text(document)} No values in '{INSTANCES}' array")
+        raise invalid_argument(f"JSON Value: {_text(document)} No values in '{INSTANCES}' array")
     return _read_rows(rows, dtypes)
 
 
 def _read_columns(columns: Any, dtypes: Dtypes) -> dict[str, np.ndarray]:
     if not _is_named(columns):
         if len(dtypes) > 1:
-            raise _invalid(
+            raise invalid_argument(
                 f"{INPUTS} is a plain value/list, but expecting an object as multiple input "
                 "tensors required as per tensorinfo_map"
             )
@@ -133,7 +117,7 @@ def _read_columns(columns: Any, dtypes: Dtypes) -> dict[str, np.ndarray]:
     tensors = {}
     for name, dtype in dtypes.items():
         if name not in columns:
-            raise _invalid(f"Missing named input: {name} in '{INPUTS}' object.")
+            raise invalid_argument(f"Missing named input: {name} in '{INPUTS}' object.")
         item = _read_item(columns[name], dtype)
         tensors[name] = _build_array(item.leaves, item.shape, dtype)
     return tensors
@@ -141,7 +125,7 @@ def _read_columns(columns: Any, dtypes: Dtypes) -> dict[str, np.ndarray]:
 
 def _read_rows(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, np.ndarray]:
     if not isinstance(rows[0], dict) and len(dtypes) > 1:
-        raise _invalid(
+        raise invalid_argument(
             f"{INSTANCES} is a plain list, but expecting list of objects as multiple input "
             "tensors required as per tensorinfo_map"
         )
@@ -150,19 +134,19 @@ def _read_rows(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, np.ndarray]:
     for place, row in enumerate(rows):
         if _is_named(row) != are_named:
             kinds = "object but got list" if are_named else "value/list but got object"
-            raise _invalid(f"Expecting {kinds} at item {place} of input list")
+            raise invalid_argument(f"Expecting {kinds} at item {place} of input list")
         named = row if are_named else {next(iter(dtypes)): row}
         for name, value in named.items():
             try:
                 _add_item(value, name, dtypes, items)
             except tf.errors.InvalidArgumentError as error:
                 key = f" key: {name}" if are_named else ""
-                raise _invalid(
+                raise invalid_argument(
                     f"Failed to process element: {place}{key} of '{INSTANCES}' list. "
                     f"Error: INVALID_ARGUMENT: {error.message}"
                 ) from None
         if are_named and row.keys() != dtypes.keys():
-            raise _invalid(
+            raise invalid_argument(
                 f"Failed to process element: {place} of '{INSTANCES}' list. "
                 f"JSON object: {_text(row)} must only have keys: {','.join(sorted(dtypes))}"
             )
@@ -179,17 +163,17 @@ def _read_rows(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, np.ndarray]:
 def _add_item(value: Any, name: str, dtypes: Dtypes, items: dict[str, list[_Item]]) -> None:
     """Appends a row's value to those of its input, which are all of one shape."""
     if name not in dtypes:
-        raise _invalid(f"JSON object: does not have named input: {name}")
+        raise invalid_argument(f"JSON object: does not have named input: {name}")
     item = _read_item(value, dtypes[name])
     column = items.setdefault(name, [])
     column.append(item)
     if len(item.leaves) != len(column[0].leaves):
-        raise _invalid(
+        raise invalid_argument(
             f"Expecting tensor size: {len(column[0].leaves)} but got: {len(item.leaves)}"
         )
     if item.shape != column[0].shape:
         expected, given = (",".join(map(str, shape)) for shape in (column[0].shape, item.shape))
-        raise _invalid(f"Expecting shape [{expected}] but got: [{given}]")
+        raise invalid_argument(f"Expecting shape [{expected}] but got: [{given}]")
 
 
 def _read_item(value: Any, dtype: tf.DType) -> _Item:
@@ -207,16 +191,16 @@ def _add_leaves(value: Any, dtype: tf.DType, item: _Item, *, level: int) -> None
     rank = len(item.shape)
     if not isinstance(value, list):
         if level != rank:
-            raise _invalid(
+            raise invalid_argument(
                 f"JSON Value: {_text(value)} found at incorrect level: {level + 1} in the JSON "
                 f"DOM. Expected at level: {rank}"
             )
         item.leaves.append(_read_leaf(value, dtype))
         return
     if level >= rank:
-        raise _invalid(f"Encountered list at unexpected level: {level} expected < {rank}")
+        raise invalid_argument(f"Encountered list at unexpected level: {level} expected < {rank}")
     if len(value) != item.shape[level]:
-        raise _invalid(
+        raise invalid_argument(
             f"Encountered list at unexpected size: {len(value)} at level: {level} "
             f"expected size: {item.shape[level]}"
         )
@@ -234,7 +218,7 @@ def _read_leaf(value: Any, dtype: tf.DType) -> Any:
         return value
     if dtype.is_floating and (is_integer or isinstance(value, float)):
         return _check_decimal(value, dtype)
-    raise _invalid(
+    raise invalid_argument(
         f"JSON Value: {_text(value)} Type: {_type_name(value)} is not of expected type: "
         f"{_dtype_name(dtype)}"
     )
@@ -242,19 +226,21 @@ def _read_leaf(value: Any, dtype: tf.DType) -> Any:
 
 def _decode_base64(value: Mapping[str, Any]) -> bytes:
     if not _is_base64(value):
-        raise _invalid(f"JSON Value: {_text(value)} not formatted correctly for base64 data")
+        raise invalid_argument(
+            f"JSON Value: {_text(value)} not formatted correctly for base64 data"
+        )
     text = "".join(value[_BASE64].split())
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise _invalid("Unable to base64 decode") from None
+        raise invalid_argument("Unable to base64 decode") from None
 
 
 def _check_decimal(value: float, dtype: tf.DType) -> float:
     info = np.finfo(dtype.as_numpy_dtype)
     most = 2 ** (info.nmant + 1) - 1 if isinstance(value, int) else float(info.max)
     if most < abs(value) < math.inf:
-        raise _invalid(
+        raise invalid_argument(
             f"Cannot convert JSON value: {_text(value)} to {_dtype_name(dtype)} "
             "without loss of precision."
         )
@@ -275,34 +261,6 @@ def _build_array(leaves: list[Any], shape: Sequence[int], dtype: tf.DType) -> np
     return np.array(leaves, kind).reshape(shape)
 
 
-def _check_batch(outputs: Mapping[str, np.ndarray]) -> None:
-    size = None
-    for name, values in outputs.items():
-        if not values.shape:
-            raise _invalid(f"Tensor name: {name} has no shape information ")
-        if size is not None and len(values) != size:
-            raise _invalid(
-                f"Tensor name: {name} has inconsistent batch size: {len(values)} expecting: {size}"
-            )
-        size = len(values)
-
-
-def _decimals(values: np.ndarray) -> Any:
-    if values.dtype != np.float32:
-        return values.tolist()
-    flat = np.array([_decimal(value) for value in values.ravel()], np.float64)
-    return flat.reshape(values.shape).tolist()
-
-
-def _decimal(value: np.float32) -> float:
-    short = float(f"{value:.6g}")
-    return short if np.float32(short) == value else float(f"{value:.9g}")
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value)
-
-
 def _type_name(value: Any) -> str:
     names = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
     return {**names, bool: str(value), type(None): "Null"}[type(value)]
@@ -312,5 +270,5 @@ def _dtype_name(dtype: tf.DType) -> str:
     return types_pb2.DataType.Name(dtype.as_datatype_enum).removeprefix("DT_").lower()
 
 
-def _invalid(message: str) -> tf.errors.InvalidArgumentError:
-    return tf.errors.InvalidArgumentError(None, None, message)
+def _text(value: Any) -> str:
+    return json.dumps(value)

@@ -15,9 +15,11 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from esmm_tf.serving import json_tensors
+from esmm_tf.serving import json_outputs, json_tensors
+from esmm_tf.serving.loaded_version import LoadedVersion
+from esmm_tf.serving.refusal import invalid_argument
 from esmm_tf.serving.saved_model import SERVING_DEFAULT
-from esmm_tf.serving.versions import LoadedVersion, ServedVersions, invalid_argument
+from esmm_tf.serving.served_versions import ServedVersions
 
 _MODEL = "/v1/models/{name}"
 _VERSION = _MODEL + "/versions/{version}"
@@ -191,7 +193,7 @@ class _Api:
         loaded = self._versions.find(name, version)
         request = json_tensors.read_request(body, lambda asked: _input_dtypes(loaded, asked))
         outputs = loaded.predict(request.signature or SERVING_DEFAULT, request.inputs)
-        text = json_tensors.write_outputs(outputs, in_rows=request.in_rows)
+        text = json_outputs.write_outputs(outputs, in_rows=request.in_rows)
         return Response(text, media_type="application/json")
 
     def _status(self, name: str, version: int | None) -> Response:

@@ -15,83 +15,20 @@ import tensorflow as tf
 from esmm_tf import console, keys
 from esmm_tf.config.serving import SkewConfig
 from esmm_tf.data import input_fn
-from esmm_tf.data.source import Source
+from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.model.model import build_scorer
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving import requests, saved_model, skew_causes
+from esmm_tf.serving.client import LiveServer
+from esmm_tf.serving.exported import load_export
 from esmm_tf.serving.requests import Impression, Request
 from esmm_tf.serving.skew_causes import Export, Scores
+from esmm_tf.serving.skew_comparison import Comparison, Difference, read_outputs
+from esmm_tf.serving.skew_report import SkewReport
+from esmm_tf.training import model_directory
 from esmm_tf.training.model_directory import TrainedModel
 
 Score = Callable[[str, Request], Scores]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
-    """The first impression whose scores differ.
-
-    Args:
-      impression: its place in the files, from 0 on.
-      carried: the values that the schema carries.
-      scores: by probability, that of the training path and the served one.
-      feature: the first one that the paths read differently; nothing where they read the same.
-      cause: in words.
-    """
-
-    impression: int
-    carried: Mapping[str, Any]
-    scores: Mapping[str, tuple[float, float]]
-    feature: str
-    cause: str
-
-
-@dataclasses.dataclass(kw_only=True)
-class Comparison:
-    """What a signature gives beside the training path; it grows by each batch.
-
-    Args:
-      scored_by: the export or a server.
-      signature: its name.
-      is_cut: of `predict_tensors`, whether this is of the impressions of which a client leaves
-        out values, or of the others.
-      impressions: how many were compared.
-      differing: how many of them differ.
-      largest: the largest absolute difference, by probability.
-      relative: the largest relative one of all.
-      first: the first difference, if there is one.
-      refusal: what was said in place of scores.
-    """
-
-    scored_by: str
-    signature: str
-    is_cut: bool = False
-    impressions: int = 0
-    differing: int = 0
-    largest: dict[str, float] = dataclasses.field(default_factory=dict)
-    relative: float = 0.0
-    first: Difference | None = None
-    refusal: str = ""
-
-    @property
-    def is_failed(self) -> bool:
-        """Returns whether the training path's scores are not what is served."""
-        return bool(self.differing or self.refusal)
-
-    def add(self, expected: Scores, served: Scores, tolerance: float) -> np.ndarray:
-        """Adds impressions; returns the places of those that differ."""
-        differs = np.zeros(len(expected[keys.PCTR]), bool)
-        for name, scores in served.items():
-            pair = np.stack([expected[name], scores]).astype(np.float64)
-            with np.errstate(invalid="ignore"):
-                gaps = np.abs(pair[0] - pair[1])
-                relative = gaps / np.maximum(np.abs(pair).max(axis=0), np.finfo(np.float32).tiny)
-            gaps[np.isnan(gaps)] = relative[np.isnan(relative)] = np.inf
-            self.largest[name] = max(self.largest.get(name, 0.0), float(gaps.max(initial=0)))
-            self.relative = max(self.relative, float(relative.max(initial=0)))
-            differs |= relative > tolerance
-        self.impressions += len(differs)
-        self.differing += int(differs.sum())
-        return np.flatnonzero(differs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +56,35 @@ class _Batch:
         )
 
 
-def compare(
+def check(config: SkewConfig) -> SkewReport:
+    """Returns what an export, and a live server if one is named, score otherwise than training.
+
+    Raises:
+      UserError: if the model, the records, the export or the server cannot be read.
+    """
+    trained = model_directory.load_model(config.model_dir)
+    source = find_source(config.files, split=config.split)
+    check_schema(source, trained.schema)
+    loaded, export = load_export(config.export_dir, version=config.version)
+    notes = [skew_causes.describe_schemas(trained.schema, export.schema)]
+    notes += skew_causes.describe_models(trained, export)
+    scorers: dict[str, Score] = {f"version {loaded.version}": loaded.predict}
+    if not config.server:
+        comparisons = compare_scores(trained, export, scorers, source, config)
+    else:
+        with LiveServer(config.server, model_name=config.model_name) as server:
+            scorers[config.server] = server.predict
+            comparisons = compare_scores(trained, export, scorers, source, config)
+        notes.append(server.describe_versions(loaded.version))
+    return SkewReport(
+        config=config,
+        version=loaded.version,
+        comparisons=comparisons,
+        notes=[note for note in notes if note],
+    )
+
+
+def compare_scores(
     trained: TrainedModel,
     export: Export,
     servers: Mapping[str, Score],
@@ -205,7 +170,7 @@ def _compare_batch(
     signature = comparison.signature
     try:
         request = _build_request(signature, batch.impressions, trained.schema, export)
-        served = _read_outputs(score(signature, request), len(batch.places))
+        served = read_outputs(score(signature, request), len(batch.places))
     except tf.errors.OpError as error:
         comparison.refusal = error.message
         return
@@ -289,22 +254,6 @@ def _build_request(
                     "the export.",
                 )
     return requests.build_request(signature, impressions, export.schema, widths=export.widths)
-
-
-def _read_outputs(outputs: Scores, size: int) -> dict[str, np.ndarray]:
-    """Returns the probabilities among outputs, by name.
-
-    Raises:
-      tf.errors.InvalidArgumentError: if there are none, or not one an impression.
-    """
-    named = {keys.PCTCVR if name == "outputs" else name: array for name, array in outputs.items()}
-    found = {name: named[name] for name in keys.PROBABILITIES if name in named}
-    if not found or any(array.shape != (size,) for array in found.values()):
-        shapes = {name: list(array.shape) for name, array in outputs.items()}
-        raise tf.errors.InvalidArgumentError(
-            None, None, f"Its outputs are {shapes} and not probabilities of {size} impressions."
-        )
-    return found
 
 
 def _plain(value: Any) -> Any:

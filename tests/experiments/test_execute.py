@@ -7,9 +7,8 @@ import pytest
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.experiments import execute
-from esmm_tf.experiments import runs as experiment
 from esmm_tf.experiments.execute import Settings
-from esmm_tf.experiments.runs import Run
+from esmm_tf.experiments.runs import VALIDATION_FILE, Run, save_result
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, m
     )
     executed = []
     monkeypatch.setattr(execute, "_run", lambda run, *_: executed.append(run.name))
-    experiment.save(runs[7], str(tmp_path), experiment.VALIDATION_FILE, {})
+    save_result(runs[7], str(tmp_path), VALIDATION_FILE, {})
 
     execute.execute(runs, settings, title="runs", file="validation.json")
 

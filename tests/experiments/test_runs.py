@@ -3,8 +3,17 @@
 import pytest
 
 from esmm_tf.config.experiments import CompareConfig
-from esmm_tf.experiments import runs as experiment
-from esmm_tf.experiments.runs import Run
+from esmm_tf.experiments.runs import (
+    Run,
+    candidates,
+    choose,
+    criterion,
+    is_done,
+    load_result,
+    repetitions,
+    save_result,
+    uses_ctr_network,
+)
 
 
 def make_config(**changes):
@@ -53,7 +62,7 @@ def test_a_method_takes_its_pctr_from_the_ctr_network_of_its_seed_and_fraction()
     ],
 )
 def test_every_method_has_the_same_learning_rates_and_the_papers_rates(method, rates, ctr):
-    runs = experiment.candidates(method, make_config(), ctr_learning_rate=0.3)
+    runs = candidates(method, make_config(), ctr_learning_rate=0.3)
 
     assert [(run.rate, run.learning_rate) for run in runs] == [
         (rate, learning_rate) for rate in rates for learning_rate in (0.01, 0.002)
@@ -65,7 +74,7 @@ def test_every_method_has_the_same_learning_rates_and_the_papers_rates(method, r
 def test_the_chosen_candidate_is_run_for_every_fraction_and_seed():
     chosen = Run(method="aman", learning_rate=0.002, rate=0.5, ctr_learning_rate=0.01)
 
-    runs = list(experiment.repetitions(chosen, make_config(seeds=2, fractions=(0.1, 1.0))))
+    runs = list(repetitions(chosen, make_config(seeds=2, fractions=(0.1, 1.0))))
 
     assert [(run.fraction, run.seed) for run in runs] == [(0.1, 1), (0.1, 2), (1.0, 1), (1.0, 2)]
     assert runs[2] == chosen
@@ -74,38 +83,38 @@ def test_the_chosen_candidate_is_run_for_every_fraction_and_seed():
 def test_a_candidate_is_judged_by_the_aucs_of_the_papers_table():
     tasks = validation(ctr=0.9, cvr_clicked=0.6, ctcvr=0.7)["tasks"]
 
-    assert experiment.criterion("esmm", tasks) == pytest.approx(0.65)
-    assert experiment.criterion("ctr", tasks) == 0.9
+    assert criterion("esmm", tasks) == pytest.approx(0.65)
+    assert criterion("ctr", tasks) == 0.9
 
 
 def test_an_auc_that_is_not_defined_counts_as_the_worst():
     tasks = validation(cvr_clicked=None, ctcvr=0.7)["tasks"]
 
-    assert experiment.criterion("base", tasks) == pytest.approx(0.35)
+    assert criterion("base", tasks) == pytest.approx(0.35)
 
 
 def test_validation_chooses_the_best_and_of_equal_ones_the_first(tmp_path):
-    runs = experiment.candidates("esmm", make_config(), ctr_learning_rate=0.3)
+    runs = candidates("esmm", make_config(), ctr_learning_rate=0.3)
     third = Run(method="esmm", learning_rate=0.0001)
     for run, auc in zip((*runs, third), (0.61, 0.65, 0.65), strict=True):
-        experiment.save(run, str(tmp_path), "validation.json", validation(ctcvr=auc))
+        save_result(run, str(tmp_path), "validation.json", validation(ctcvr=auc))
 
-    assert experiment.choose([*runs, third], str(tmp_path)) == runs[1]
+    assert choose([*runs, third], str(tmp_path)) == runs[1]
 
 
 def test_a_step_is_done_when_its_result_is_there(tmp_path):
     run = Run(method="esmm", learning_rate=0.1)
 
-    before = experiment.is_done(run, str(tmp_path), "test.json")
-    experiment.save(run, str(tmp_path), "test.json", {"impressions": 7})
+    before = is_done(run, str(tmp_path), "test.json")
+    save_result(run, str(tmp_path), "test.json", {"impressions": 7})
 
     assert not before
-    assert experiment.is_done(run, str(tmp_path), "test.json")
-    assert experiment.load(run, str(tmp_path), "test.json") == {"impressions": 7}
+    assert is_done(run, str(tmp_path), "test.json")
+    assert load_result(run, str(tmp_path), "test.json") == {"impressions": 7}
 
 
 @pytest.mark.parametrize(
     ("methods", "uses"), [(("esmm", "esmm_ns"), False), (("esmm", "division"), True)]
 )
 def test_the_ctr_network_is_trained_if_a_method_takes_its_pctr(methods, uses):
-    assert experiment.uses_ctr_network(methods) is uses
+    assert uses_ctr_network(methods) is uses

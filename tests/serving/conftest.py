@@ -7,10 +7,10 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from esmm_tf import serve
 from esmm_tf.config.serving import ServeConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.serving import dense_inputs, golden, requests, saved_model
+from esmm_tf.serving.server import serving
 
 VERSION = 7
 
@@ -52,7 +52,7 @@ def signatures(export_dir):
 @pytest.fixture(scope="module")
 def server(export_dir):
     config = ServeConfig(export_dir=str(export_dir), port=0, rest_api_port=0)
-    with serve.serving(config) as server:
+    with serving(config) as server:
         yield server
 
 

@@ -25,8 +25,9 @@ from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
+from esmm_tf.serving import exported as exported_version
 from esmm_tf.serving import exporter, saved_model, skew, skew_causes
-from esmm_tf.serving.skew import Comparison
+from esmm_tf.serving.skew_comparison import Comparison
 from esmm_tf.training import model_directory
 
 MODEL_NAME = "shop"
@@ -420,12 +421,12 @@ def test_a_version_that_is_not_there_is_refused(exported):
     )
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        check_skew.load_export(str(exported), version=3)
+        exported_version.load_export(str(exported), version=3)
 
 
 def test_a_directory_without_versions_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no version; there are \[\]\. Export one with"):
-        check_skew.load_export(str(tmp_path / "missing"), version=0)
+        exported_version.load_export(str(tmp_path / "missing"), version=0)
 
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "assets.extra/schema.toml"])
@@ -434,7 +435,7 @@ def test_a_version_that_is_not_whole_is_refused(exported, tmp_path, name):
     os.remove(tmp_path / "export" / "1" / name)
 
     with pytest.raises(UserError, match=f"{name} is missing, so that .* is no whole export"):
-        check_skew.load_export(str(tmp_path / "export"), version=0)
+        exported_version.load_export(str(tmp_path / "export"), version=0)
 
 
 @pytest.fixture
@@ -443,7 +444,7 @@ def compare(small, records):
 
     def run(schema, outputs):
         card = {"weights": small.weights, "calibration": {}, "software": {"esmm_tf": "1.0"}}
-        return skew.compare(
+        return skew.compare_scores(
             small,
             skew_causes.Export(schema=schema, widths={"tags": 4}, card=card),
             {"a server": lambda _signature, _request: outputs},

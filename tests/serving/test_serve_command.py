@@ -18,7 +18,7 @@ from esmm_tf import serve
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ServeConfig
 from esmm_tf.errors import UserError
-from esmm_tf.serving import golden
+from esmm_tf.serving import golden, server
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = 7
@@ -30,7 +30,7 @@ def test_main_says_where_it_listens_and_what_to_paste(export_dir, monkeypatch, c
         assert seconds == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(serve, "_poll", interrupt)
+    monkeypatch.setattr(server, "poll", interrupt)
 
     with pytest.raises(SystemExit) as exit_info:
         flags.run(
@@ -66,10 +66,10 @@ def test_versions_are_looked_for_until_a_signal_comes(monkeypatch):
         def refresh(self):
             refreshed.append(len(waited))
 
-    monkeypatch.setattr(serve.threading, "Event", Event)
+    monkeypatch.setattr(server.threading, "Event", Event)
 
     with pytest.raises(KeyboardInterrupt):
-        serve._poll(Versions(), 2)
+        server.poll(Versions(), 2)
 
     assert waited == [2, 2, 2]
     assert refreshed == [1, 2]
@@ -86,7 +86,7 @@ def test_a_port_in_use_is_the_users_mistake(export_dir, flag):
             r"use\. Stop what listens there, or give another; 0 takes any free one\."
         )
 
-        with pytest.raises(UserError, match=f"^{message}$"), serve.serving(config):
+        with pytest.raises(UserError, match=f"^{message}$"), server.serving(config):
             pass
 
 
@@ -95,7 +95,7 @@ def test_an_address_that_is_not_the_machines_is_the_users_mistake():
 
     with (
         pytest.raises(UserError, match=r"no\.such\.host\.invalid:0 cannot be listened on: \w+"),
-        serve.serving(config),
+        server.serving(config),
     ):
         pass
 
@@ -103,7 +103,7 @@ def test_an_address_that_is_not_the_machines_is_the_users_mistake():
 def test_a_response_does_not_wait_for_acknowledgements():
     config = ServeConfig(export_dir="export", port=0, rest_api_port=0)
 
-    with serve._listen(config, "rest_api_port") as listener:
+    with server._listen(config, "rest_api_port") as listener:
         no_delay = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
     assert no_delay
@@ -118,7 +118,7 @@ def test_a_server_without_its_extra_names_it(export_dir, hide_module, missing):
         r"'esmm_tf\[serving\]'\."
     )
 
-    with pytest.raises(UserError, match=f"^{message}$"), serve.serving(config):
+    with pytest.raises(UserError, match=f"^{message}$"), server.serving(config):
         pass
 
 
@@ -127,7 +127,7 @@ def test_an_empty_directory_is_the_users_mistake(tmp_path):
 
     with (
         pytest.raises(UserError, match=r"Write one with python -m esmm_tf\.export"),
-        serve.serving(config),
+        server.serving(config),
     ):
         pass
 

@@ -16,9 +16,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from esmm_tf import serve
 from esmm_tf.config.serving import ServeConfig
 from esmm_tf.serving import golden, saved_model
+from esmm_tf.serving.server import serving
 
 VERSION = 7
 
@@ -201,7 +201,7 @@ def test_a_new_version_is_served_by_both_without_a_restart(export_dir, tmp_path,
     config = ServeConfig(export_dir=str(directory), port=0, rest_api_port=0, model_name="shop")
     request = to_proto("pctr", build_request("pctr"))
     request.model_spec.name = "shop"
-    with serve.serving(config) as server, grpc.insecure_channel(server.grpc) as channel:
+    with serving(config) as server, grpc.insecure_channel(server.grpc) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         before = stub.Predict(request)
         shutil.copytree(directory / str(VERSION), directory / "10")

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from esmm_tf.errors import UserError
-from esmm_tf.serving.versions import LoadedVersion, ServedVersions
+from esmm_tf.serving.loaded_version import LoadedVersion
+from esmm_tf.serving.served_versions import ServedVersions
 
 
 class Doubler(tf.Module):
