@@ -3,6 +3,8 @@
 Ends with exit code 1 if it does not.
 """
 
+from typing import NoReturn
+
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import files
 from esmm_tf.config import flags
@@ -28,5 +30,10 @@ def main(config: SkewConfig) -> None:
         raise SystemExit(_HAS_SKEW)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs the command with the flags of the command line."""
     flags.run(main, SkewConfig)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,105 +1,22 @@
 """`python -m esmm_tf.evaluate`: measures a trained model on records."""
 
-import functools
-import os
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_tf import files, keys
 from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
-from esmm_tf.data.source import Source, check_schema, find_source
-from esmm_tf.evaluation import comparison, evaluation, scores
-from esmm_tf.evaluation.scores import Scores
-from esmm_tf.reports import evaluation_page, evaluation_text
-from esmm_tf.training import data_guards, model_directory
-from esmm_tf.training.model_directory import TrainedModel
+from esmm_tf.config.fields import settings_of
+from esmm_tf.estimator.estimator import Estimator
+from esmm_tf.reports import evaluation_text
 
 
 def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     """Measures a trained model and writes evaluation.json."""
-    path = config.output or os.path.join(score.model_dir, keys.EVALUATION_FILE)
-    source = find_source(score.files, split=score.split)
-    trained = _load_model(score.model_dir, source)
-    if config.report_dir:
-        evaluation_page.check_installed()
-    used = data_guards.check_used(score.model_dir, source, config)
-    score_baseline = _prepare_baseline(score, config, source)
-    collected = _collect(trained, score, source, slices=config.slices)
-    evaluated = evaluation.evaluate_scores(collected)
-    result = {**evaluated.tree, **_origin(score, trained, source, used)}
-    if score_baseline is not None:
-        measured = evaluation.measure_tasks(score_baseline(collected))
-        result["comparison"] = {
-            "baseline": config.baseline or config.baseline_model_dir,
-            "tasks": comparison.compare(evaluated.measurements, measured),
-        }
-    comparison.remove_scores(path)
-    files.write_json(result, path)
-    written = [path]
-    if config.save_scores:
-        comparison.write_scores(collected, path)
-        written.append(comparison.scores_path(path))
-    if config.report_dir:
-        written.append(evaluation_page.write_report(result, config.report_dir))
-    _print(result)
-    print(f"wrote {', '.join(written)}")
-
-
-def _load_model(model_dir: str, source: Source) -> TrainedModel:
-    trained = model_directory.load_model(model_dir)
-    check_schema(source, trained.schema)
-    return trained
-
-
-def _prepare_baseline(
-    score: ScoreConfig, config: EvaluateConfig, source: Source
-) -> Callable[[Scores], Scores] | None:
-    """Returns what gives the impressions as the baseline scores them, if there is one.
-
-    A wrong baseline is refused here, before the records are scored.
-    """
-    if config.baseline:
-        comparison.check_baseline(config.baseline, source.impressions)
-        return functools.partial(comparison.load_scores, config.baseline)
-    if not config.baseline_model_dir:
-        return None
-    other = _load_model(config.baseline_model_dir, source)
-
-    def score_again(scored: Scores) -> Scores:
-        found = _collect(other, score, source, slices=())
-        return scored.with_logits(found.ctr_logits, found.cvr_logits, found.divided)
-
-    return score_again
-
-
-def _collect(
-    trained: TrainedModel, score: ScoreConfig, source: Source, *, slices: tuple[str, ...]
-) -> Scores:
-    return scores.collect_scores(
-        trained.model, trained.schema, source, score.input_config(), slices=slices
-    )
-
-
-def _origin(
-    score: ScoreConfig,
-    trained: TrainedModel,
-    source: Source,
-    used: Mapping[str, Collection[str]] | None,
-) -> dict[str, Any]:
-    """Returns which model was measured on which files, and what it knows of them."""
-    history = model_directory.load_history(score.model_dir)
-    rate = history[-1][keys.TRAIN]["impressions_per_second"]  # None after an epoch of one batch
-    return {
-        "model_dir": score.model_dir,
-        "weights": trained.weights,
-        "files": list(source.files),
-        "negative_keep_rate": source.negative_keep_rate,
-        "calibration": trained.calibration_methods,
-        "used_in_training": None if used is None else list(used),
-        "trained_impressions_per_second": rate,
-    }
+    settings = settings_of(score, config)
+    estimator = Estimator.open(settings.pop("model_dir"), verbose=True)
+    evaluated = estimator.evaluate(**settings)
+    _print(evaluated.tree)
+    print(f"wrote {', '.join(evaluated.written)}")
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -116,5 +33,10 @@ def _print(result: dict[str, Any]) -> None:
         print(f"trained at {rate:,.0f} impressions/s")
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs the command with the flags of the command line."""
     flags.run(main, ScoreConfig, EvaluateConfig)
+
+
+if __name__ == "__main__":
+    run()

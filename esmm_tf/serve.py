@@ -1,5 +1,7 @@
 """`python -m esmm_tf.serve`: a stand-in for TF Serving on one's own machine, without Docker."""
 
+from typing import NoReturn
+
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ServeConfig
@@ -16,5 +18,10 @@ def main(config: ServeConfig) -> None:
         server.poll(running.versions, config.file_system_poll_wait_seconds)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs the command with the flags of the command line."""
     flags.run(main, ServeConfig)
+
+
+if __name__ == "__main__":
+    run()

@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from esmm_tf.config.fields import build_configs
 from esmm_tf.errors import UserError
 
 _USER_MISTAKE = 2
@@ -44,7 +45,7 @@ def _run(main: Callable[..., None], configs: Sequence[type], argv: list[str]) ->
             return 0
         if len(rest) > 1:
             raise UserError(f"Unexpected argument {rest[1]!r}. Flags are written --name=value.")
-        main(*(_read(config, values) for config in configs))
+        main(*build_configs(configs, _read(configs, values)))
     except (UserError, flags.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return _USER_MISTAKE
@@ -79,17 +80,18 @@ def _define(configs: Sequence[type]) -> flags.FlagValues:
     return values
 
 
-def _read(config: type, values: flags.FlagValues) -> Any:
-    hints = typing.get_type_hints(config)
+def _read(configs: Sequence[type], values: flags.FlagValues) -> dict[str, Any]:
+    """Returns the settings that are given or have a default, by name."""
     settings = {}
-    for field in dataclasses.fields(config):
-        value = values[field.name].value
-        if value is None:
-            raise UserError(f"--{field.name} is missing. Give the {field.metadata['help']}.")
-        if isinstance(value, list):
-            value = _tuple(field.name, value, typing.get_args(hints[field.name])[0])
-        settings[field.name] = value
-    return config(**settings)
+    for config in configs:
+        hints = typing.get_type_hints(config)
+        for field in dataclasses.fields(config):
+            value = values[field.name].value
+            if isinstance(value, list):
+                value = _tuple(field.name, value, typing.get_args(hints[field.name])[0])
+            if value is not None:
+                settings[field.name] = value
+    return settings
 
 
 def _tuple(name: str, items: list[str], kind: type) -> tuple[Any, ...]:

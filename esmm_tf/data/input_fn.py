@@ -1,16 +1,19 @@
 """Shards to batches: reading, shuffling, cutting and parsing records."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
 
 from esmm_tf import console, keys
+from esmm_tf.config.fields import build_configs
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import parsing
 from esmm_tf.data.sampling import Sampler
-from esmm_tf.data.source import ALL, Source, Subset
+from esmm_tf.data.source import ALL, Source, Subset, check_schema, find_source
+from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 
 _FRACTION_BUCKETS = 1_000_000
@@ -93,9 +96,42 @@ def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.map(to_tuple)
 
 
-def show_progress(dataset: tf.data.Dataset, source: Source) -> Iterator[Any]:
+def open_records(
+    files: str,
+    *,
+    split: str = keys.TRAIN,
+    schema: Schema | None = None,
+    seed: int | None = None,
+    **settings: Any,
+) -> tf.data.Dataset:
+    """Returns the batches of records, as `fit` takes them: features, labels and maybe weights.
+
+    Features are the inputs of an estimator's `keras_model`, labels `click` and `conversion`,
+    float32 `[impressions]`. The batches end with the records.
+
+    Args:
+      files: a data set's directory, files or globs, comma-separated.
+      split: that a directory stands for.
+      schema: of the records; by default that beside them.
+      seed: of the order in which groups are shuffled; without, they come in that of the files.
+      settings: `batch_size`, in impressions, `shuffle_buffer`, in groups, and `num_readers`.
+
+    Raises:
+      UserError: if there are no such records, or they do not fit the schema.
+    """
+    source = find_source(files, split=split)
+    if schema is None:
+        schema = toml_file.load_schema(os.path.join(source.directory, keys.SCHEMA_FILE))
+    check_schema(source, schema)
+    (config,) = build_configs((InputConfig,), settings)
+    return training_tuples(build_dataset(source, schema, config, seed=seed))
+
+
+def show_progress(
+    dataset: tf.data.Dataset, source: Source, *, is_shown: bool = True
+) -> Iterator[Any]:
     """Yields the batches of `build_dataset` and moves a bar by their impressions."""
-    with console.build_bar(source.impressions) as bar:
+    with console.build_bar(source.impressions, is_shown=is_shown) as bar:
         for batch in dataset:
             yield batch
             bar.update(len(batch["features"][keys.GROUP_INDEX]))

@@ -21,18 +21,58 @@ from esmm_tf.schema.schema import Schema
 Columns = Mapping[str, np.ndarray]
 
 
-def predict(model: Any, schema: Schema, source: Source, config: InputConfig) -> Iterator[Columns]:
-    """Yields the columns of each batch: carried keys, `pctr`, `pcvr`, `pctcvr`.
+class Prediction:
+    """Scores of the impressions of records, worked out as they are asked for.
 
-    Impressions come in the order of the files. Strings are text; bytes that are not UTF-8 are
-    escaped.
+    Each batch is a mapping of columns `[impressions]`: the carried keys, then `pctr`, `pcvr` and
+    `pctcvr`, float32. Impressions come in the order of the files. Strings are text; bytes that are
+    not UTF-8 are escaped.
+
+    Args:
+      model: whose outputs are those of `model.layers.EntireSpaceOutputs`.
+      schema: of the records.
+      source: to read.
+      config: how.
+      is_shown: whether a bar shows how far it is.
     """
-    dataset = input_fn.build_dataset(source, schema, config, carry=True)
-    scorer = build_scorer(model, dataset.element_spec["features"])
-    for batch in input_fn.show_progress(dataset, source):
-        outputs = scorer(batch["features"])
-        carried = {name: _text(batch["carry"][name].numpy()) for name in schema.carry}
-        yield carried | {name: outputs[name].numpy() for name in keys.PROBABILITIES}
+
+    def __init__(
+        self,
+        model: Any,
+        schema: Schema,
+        source: Source,
+        config: InputConfig,
+        *,
+        is_shown: bool = True,
+    ) -> None:
+        self._model = model
+        self._schema = schema
+        self._source = source
+        self._config = config
+        self._is_shown = is_shown
+
+    def __iter__(self) -> Iterator[Columns]:
+        """Yields the columns of each batch."""
+        schema = self._schema
+        dataset = input_fn.build_dataset(self._source, schema, self._config, carry=True)
+        scorer = build_scorer(self._model, dataset.element_spec["features"])
+        for batch in input_fn.show_progress(dataset, self._source, is_shown=self._is_shown):
+            outputs = scorer(batch["features"])
+            carried = {name: _text(batch["carry"][name].numpy()) for name in schema.carry}
+            yield carried | {name: outputs[name].numpy() for name in keys.PROBABILITIES}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the columns of all impressions."""
+        batches = list(self)
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def write(self, path: str) -> int:
+        """Writes all rows, under a temporary name until the end; returns how many they are.
+
+        Raises:
+          UserError: if the ending of `path` is none of .jsonl, .csv and .parquet.
+        """
+        return write_predictions(iter(self), path)
 
 
 def _text(values: np.ndarray) -> np.ndarray:

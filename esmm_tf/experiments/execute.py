@@ -87,7 +87,7 @@ def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -
                 done += 1
                 bar.update(1)
                 if bar.disable:
-                    print(f"{title}, run {done} of {len(runs)}: {run.name}", flush=True)
+                    console.say(f"{title}, run {done} of {len(runs)}: {run.name}")
 
 
 def _execute_some(runs: Sequence[Run], settings: Settings, *, file: str) -> Iterator[Run]:

@@ -124,14 +124,15 @@ class Method:
         seed: int = 0,
         conversion_share: float = 0.5,
         sampling: Sampling | None = None,
+        model_class: type[EntireSpaceModel] = EntireSpaceModel,
     ) -> EntireSpaceModel:
-        """Returns the method's model, not compiled.
+        """Returns the method's model, an instance of `model_class`, not compiled.
 
         Its inputs are those of `feature_columns.build_inputs`.
         """
         builder = NetworkBuilder(schema, config, seed=seed, conversion_share=conversion_share)
         outputs = self.network(builder)
-        return EntireSpaceModel(
+        return model_class(
             inputs=builder.inputs,
             outputs=outputs,
             losses=self.losses,

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import files, keys
+from esmm_tf import console, files, keys
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
@@ -53,7 +53,8 @@ def export(trained: TrainedModel, config: ExportConfig) -> str:
         config.export_dir, model_name=config.model_name, batch_sizes=config.batch_sizes
     )
     for name in kept:
-        print(f"kept {os.path.join(config.export_dir, name)}, which is not what this export writes")
+        own_file = os.path.join(config.export_dir, name)
+        console.say(f"kept {own_file}, which is not what this export writes")
     for old in list_versions(config.export_dir)[: -config.keep_versions]:
         shutil.rmtree(os.path.join(config.export_dir, str(old)))
     return path
@@ -191,6 +192,8 @@ def load_evaluation(trained: TrainedModel, model_dir: str) -> dict[str, Any] | N
     )
     this = (trained.weights, trained.calibration_methods)
     if (found.get("weights"), found.get("calibration")) != this:
-        print(f"{path} is of other weights or another calibration: the model card is without it")
+        console.say(
+            f"{path} is of other weights or another calibration: the model card is without it"
+        )
         return None
     return found

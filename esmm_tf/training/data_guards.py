@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from esmm_tf import console
 from esmm_tf.config.training import OFF, GuardConfig
 from esmm_tf.data.source import Source
 from esmm_tf.schema.schema import Schema
@@ -32,7 +33,7 @@ def check_sampling(train: Source, validation: Source) -> None:
     """
     rates = (train.negative_keep_rate, validation.negative_keep_rate)
     if rates[0] != rates[1]:
-        findings.warn(
+        console.warn(
             f"Training keeps {rates[0]:g} of the unclicked impressions and validation "
             f"{rates[1]:g}, so that the validation loss and calibration during training are not "
             "comparable, and an early stop by them is off. Write both with one "
@@ -46,7 +47,7 @@ def check_features(
     config: GuardConfig,
     writer: tf.summary.SummaryWriter,
 ) -> None:
-    """Prints what a feature alone predicts, on the first impressions, and checks that it is little.
+    """Shows what a feature alone predicts, on the first impressions, and checks that it is little.
 
     Raises:
       UserError: if it is too much, and `on_label_like_feature` is `stop`.
@@ -54,7 +55,7 @@ def check_features(
     if config.on_label_like_feature == OFF or config.leak_impressions == 0:
         return
     aucs = label_leaks.measure_leaks(source, schema, impressions=config.leak_impressions)
-    print(label_leaks.describe_leaks(aucs), flush=True)
+    console.say(label_leaks.describe_leaks(aucs))
     largest = label_leaks.largest_aucs(aucs)
     scalars = {f"leak_auc/{name}": auc for name, auc in largest.items()}
     scalars["leak_auc"] = max(largest.values(), default=math.nan)

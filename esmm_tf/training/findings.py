@@ -1,11 +1,9 @@
 """What a guard found, and what is done about it: nothing, a warning, or the end of the run."""
 
 import dataclasses
-import sys
 from typing import Any
 
-from tqdm import tqdm
-
+from esmm_tf import console
 from esmm_tf.config.training import OFF, STOP
 from esmm_tf.errors import UserError
 
@@ -22,7 +20,7 @@ class Finding:
 
 
 def act(finding: Finding | None, config: Any) -> None:
-    """Prints the finding, if there is one, as a warning, unless its guard is off.
+    """Warns of the finding, if there is one, unless its guard is off.
 
     Args:
       finding: of a guard.
@@ -37,9 +35,4 @@ def act(finding: Finding | None, config: Any) -> None:
     if action == STOP:
         raise UserError(f"{finding.message} To go on all the same, give --on_{finding.guard}=warn.")
     if action != OFF:
-        warn(finding.message)
-
-
-def warn(message: str) -> None:
-    """Prints a warning on the screen, above a bar and not within it."""
-    tqdm.write(f"warning: {message}", file=sys.stderr)
+        console.warn(finding.message)

@@ -34,6 +34,7 @@ from esmm_tf.config.training import (
 )
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
+from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
@@ -164,7 +165,7 @@ def _check_same(old: Settings, new: Settings, model_dir: str) -> None:
 
 
 def _check_same_schema(schema: Schema, model_dir: str) -> None:
-    old = toml_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
+    old = load_schema(model_dir)
     if not is_same_schema(old, schema):
         raise UserError(
             f"{model_dir!r} holds a run with another schema. Give the same to resume it, or "
@@ -190,28 +191,25 @@ def _with_vocabularies(schema: Schema) -> Schema:
     return dataclasses.replace(schema, features=tuple(features))
 
 
-def load_model(model_dir: str, *, calibrated: bool = True) -> TrainedModel:
+def load_model(
+    model_dir: str,
+    *,
+    calibrated: bool = True,
+    model_class: type[EntireSpaceModel] = EntireSpaceModel,
+) -> TrainedModel:
     """Returns the trained model of a directory, corrected for down-sampled training records.
 
     Args:
       model_dir: a model directory.
       calibrated: whether the model applies the maps of `calibration.json`, if there are any.
+      model_class: of the model before it is corrected.
 
     Raises:
       UserError: if there is no model, or the maps were fitted for other weights than it has.
     """
-    settings = load_settings(model_dir)
-    schema = toml_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
-    path = tf.train.latest_checkpoint(os.path.join(model_dir, WEIGHTS))
-    if path is None:
-        raise UserError(
-            f"{model_dir!r} has no trained weights yet. Run the training command again: it "
-            "resumes where it stopped."
-        )
-    weights = _identity(path)
+    settings, schema = load_settings(model_dir), load_schema(model_dir)
+    model, weights = load_network(model_dir, model_class=model_class)
     maps = _load_maps(model_dir, weights) if calibrated else {}
-    model = load_method(settings.method.method).build(schema, settings.model)
-    tf.train.Checkpoint(model=model).restore(path).expect_partial()
     return TrainedModel(
         model=build_calibrated(model, maps, negative_keep_rate=settings.negative_keep_rate),
         schema=schema,
@@ -219,6 +217,53 @@ def load_model(model_dir: str, *, calibrated: bool = True) -> TrainedModel:
         weights=weights,
         calibration=maps,
     )
+
+
+def load_schema(model_dir: str) -> Schema:
+    """Returns the schema that a run was started with."""
+    return toml_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
+
+
+def load_network(
+    model_dir: str, *, model_class: type[EntireSpaceModel] = EntireSpaceModel
+) -> tuple[EntireSpaceModel, str]:
+    """Returns the model as it was trained, and the name of its weights.
+
+    Raises:
+      UserError: if there is none.
+    """
+    settings, schema = load_settings(model_dir), load_schema(model_dir)
+    path = _latest_weights(model_dir)
+    if path is None:
+        raise UserError(
+            f"{model_dir!r} has no trained weights yet. Run the training command again: it "
+            "resumes where it stopped."
+        )
+    method = load_method(settings.method.method)
+    model = method.build(schema, settings.model, model_class=model_class)
+    tf.train.Checkpoint(model=model).restore(path).expect_partial()
+    return model, _identity(path)
+
+
+def has_weights(model_dir: str) -> bool:
+    """Returns whether a model is trained in the directory."""
+    return _latest_weights(model_dir) is not None
+
+
+def _latest_weights(model_dir: str) -> str | None:
+    return tf.train.latest_checkpoint(os.path.join(model_dir, WEIGHTS))
+
+
+def save_weights(model: EntireSpaceModel, model_dir: str) -> str:
+    """Writes weights that later commands read, beside those before until they stand; returns where.
+
+    Calibration maps that were fitted for others are refused from then on.
+    """
+    directory = os.path.join(model_dir, WEIGHTS)
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), directory, max_to_keep=1)
+    before = manager.latest_checkpoint
+    number = int(before.rpartition("-")[2]) + 1 if before else 1
+    return manager.save(checkpoint_number=number)
 
 
 def _identity(checkpoint: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from esmm_tf import keys
+from esmm_tf import console, keys
 from esmm_tf.config.training import GuardConfig
 from esmm_tf.data import input_fn
 from esmm_tf.data.sampling import Sampler
@@ -89,7 +89,7 @@ class Trainer:
             if is_resumed:
                 what = "nothing left to train" if self._is_finished() else "resuming"
                 done, epochs = int(self._epochs_done), self._settings.train.epochs
-                print(f"{what} after epoch {done} of {epochs}", flush=True)
+                console.say(f"{what} after epoch {done} of {epochs}")
             if not self._is_finished():
                 self._check_data(is_resumed=is_resumed)
             while not self._is_finished():
@@ -146,7 +146,7 @@ class Trainer:
         )
         logs = self._fit(epoch, title, seed=seed, guards=guards)
         self._report(keys.TRAIN, title, logs)
-        print(f"{title}, trained {logs['impressions_per_second']:,.0f} impressions/s", flush=True)
+        console.say(f"{title}, trained {logs['impressions_per_second']:,.0f} impressions/s")
         entry = {keys.TRAIN: _finite(logs)}
         validation_logs = None
         if keys.VALIDATION in self._sources:
@@ -232,7 +232,7 @@ class Trainer:
     def _report(self, name: str, title: str, logs: dict[str, Any]) -> None:
         step = int(self._model.optimizer.iterations)
         callbacks.write_scalars(self._writers[name], logs, step)
-        print(f"{title}, {name}: {summary(logs)}", flush=True)
+        console.say(f"{title}, {name}: {summary(logs)}")
 
 
 def _finite(logs: dict[str, Any]) -> dict[str, float | None]:

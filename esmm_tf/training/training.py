@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -15,7 +16,7 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
-from esmm_tf.data.sampling import LabelCounts, Sampler, Sampling
+from esmm_tf.data.sampling import Sampler, Sampling
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.methods import Method, load_method
@@ -37,23 +38,20 @@ def train(
     input_config: InputConfig,
     guard_config: GuardConfig,
     method_config: MethodConfig = ESMM,
-) -> None:
+    *,
+    schema: Schema | None = None,
+    model_class: type[EntireSpaceModel] = EntireSpaceModel,
+) -> list[dict[str, Any]]:
     """Trains ESMM, or another --method, on TFRecords and leaves the model in --model_dir.
 
     A run that was interrupted goes on after its last finished epoch when started again with the
     same settings; the order of the records depends on seed and epoch alone, so that the result is
     the same.
+
+    Returns the metrics of each epoch, as `history.json` holds them. `schema` is by default that of
+    --schema, or that beside the records.
     """
-    source = find_source(train_config.train_files, split=keys.TRAIN)
-    schema = toml_file.load_schema(
-        train_config.schema or os.path.join(source.directory, keys.SCHEMA_FILE)
-    )
-    check_schema(source, schema)
-    validation = None
-    if train_config.validation_files:
-        validation = find_source(train_config.validation_files, split=keys.VALIDATION)
-        check_schema(validation, schema)
-        data_guards.check_sampling(source, validation)
+    source, validation, schema = _find_data(train_config, schema)
     settings = Settings(
         train=train_config,
         model=model_config,
@@ -64,13 +62,16 @@ def train(
     )
     method = load_method(method_config.method)
     sampling = method.choose_sampling(method_config.rate)
-    for split, found in ((keys.TRAIN, source), (keys.VALIDATION, validation)):
-        if found is not None and sampling is not None:
-            _check_drawn(found.labels, sampling, f"{method.title} on the {split} data")
+    if sampling is not None:
+        _check_drawn(source, sampling, f"{method.title} on the {keys.TRAIN} data")
+        _check_drawn(validation, sampling, f"{method.title} on the {keys.VALIDATION} data")
     ctr = ctr_network.load_ctr_network(method, settings, schema)
     model_directory.save_settings(settings, schema, train_config.model_dir)
+    model = _build_model(
+        method, settings, schema, source, sampling=sampling, ctr=ctr, model_class=model_class
+    )
     trainer = Trainer(
-        _build_model(method, settings, schema, source, sampling=sampling, ctr=ctr),
+        model,
         schema,
         settings,
         guards=guard_config,
@@ -79,9 +80,28 @@ def train(
         sampler=_build_sampler(settings, schema, source, sampling=sampling, ctr=ctr),
     )
     trainer.run()
+    return model_directory.load_history(train_config.model_dir)
 
 
-def _check_drawn(labels: LabelCounts, sampling: Sampling, where: str) -> None:
+def _find_data(config: TrainConfig, schema: Schema | None) -> tuple[Source, Source | None, Schema]:
+    """Returns what is trained on, what is validated on, and the schema of both."""
+    source = find_source(config.train_files, split=keys.TRAIN)
+    if schema is None:
+        path = config.schema or os.path.join(source.directory, keys.SCHEMA_FILE)
+        schema = toml_file.load_schema(path)
+    check_schema(source, schema)
+    if not config.validation_files:
+        return source, None, schema
+    validation = find_source(config.validation_files, split=keys.VALIDATION)
+    check_schema(validation, schema)
+    data_guards.check_sampling(source, validation)
+    return source, validation, schema
+
+
+def _check_drawn(source: Source | None, sampling: Sampling, where: str) -> None:
+    if source is None:
+        return
+    labels = source.labels
     if not sampling.count(labels) > 0:
         raise UserError(
             f"{where} finds nothing that it is trained on: of {labels.impressions:,} impressions "
@@ -97,6 +117,7 @@ def _build_model(
     *,
     sampling: Sampling | None,
     ctr: TrainedModel | None,
+    model_class: type[EntireSpaceModel],
 ) -> EntireSpaceModel:
     """Returns the method's model with its first weights, compiled."""
     tf_keras.utils.set_random_seed(settings.train.seed)
@@ -108,13 +129,19 @@ def _build_model(
         seed=settings.train.seed,
         conversion_share=source.labels.conversions / max(source.labels.clicks, 1),
         sampling=sampling,
+        model_class=model_class,
     )
     if ctr is not None:
         ctr_network.copy_weights(ctr, model)
-    optimizer = RowwiseAdam(**dataclasses.asdict(settings.optimizer))
+    compile_model(model, settings.optimizer)
+    return model
+
+
+def compile_model(model: EntireSpaceModel, config: OptimizerConfig) -> None:
+    """Gives a model its optimizer, whose slots are built at once."""
+    optimizer = RowwiseAdam(**dataclasses.asdict(config))
     model.compile(optimizer=optimizer, weighted_metrics=[])  # else Keras warns of sample weights
     model.optimizer.build(model.trainable_variables)
-    return model
 
 
 def _build_sampler(

@@ -5,7 +5,7 @@ The log is that of a Kaggle competition (ICDM 2013).
 
 import dataclasses
 import importlib.resources
-from typing import Any
+from typing import Any, NoReturn
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_pipelines.engines.config import EngineConfig
@@ -90,5 +90,10 @@ def with_features(engine: Engine, log: Any) -> Any:
     return log.select("*", *(value.alias(name) for name, value in added.items()))
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs the command with the flags of the command line."""
     flags.run(convert, ExpediaConfig, SplitConfig, DataSetConfig, EngineConfig)
+
+
+if __name__ == "__main__":
+    run()

@@ -6,7 +6,7 @@ there are findings.
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NoReturn
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_pipelines.validation import drift, findings, report, statistics
@@ -145,5 +145,10 @@ def _name(source: Source) -> str:
     return f"{source.directory} ({', '.join(sorted(splits))})"
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """Runs the command with the flags of the command line."""
     flags.run(main, ValidateConfig, ThresholdConfig)
+
+
+if __name__ == "__main__":
+    run()

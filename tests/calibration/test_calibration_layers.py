@@ -60,7 +60,7 @@ def test_a_model_gives_mapped_probabilities_and_their_product(name, trained, sou
 
     model = build_calibrated(trained.model, maps, negative_keep_rate=0.1)
 
-    batches = prediction.predict(model, trained.schema, source, InputConfig(shuffle_buffer=0))
+    batches = prediction.Prediction(model, trained.schema, source, InputConfig(shuffle_buffer=0))
     found = {key: np.concatenate(parts) for key, parts in _by_column(batches).items()}
     pctr = sigmoid(calibration.apply(MAPS[name], raw.ctr_logits + math.log(0.1)))
     pcvr = sigmoid(calibration.apply(PCVR_MAP, raw.cvr_logits))

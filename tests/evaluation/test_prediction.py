@@ -48,7 +48,7 @@ def batches(trained, scored_data):
     """Returns the predictions of the 20 impressions, in batches of at most 6."""
     source = find_source(str(scored_data), split="test")
     config = InputConfig(batch_size=6)
-    return list(prediction.predict(trained.model, trained.schema, source, config))
+    return list(prediction.Prediction(trained.model, trained.schema, source, config))
 
 
 def test_predictions_are_the_models_probabilities_beside_the_carried_keys(

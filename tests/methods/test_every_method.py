@@ -123,7 +123,7 @@ def assert_serves(path, model_dir, data):
     """Asserts that a SavedModel gives what the trained model gives, each in [0, 1]."""
     trained = model_directory.load_model(str(model_dir))
     source = find_source(str(data), split="test")
-    columns = list(prediction.predict(trained.model, trained.schema, source, InputConfig()))
+    columns = list(prediction.Prediction(trained.model, trained.schema, source, InputConfig()))
     expected = {name: np.concatenate([c[name] for c in columns]) for name in PROBABILITIES}
     records = list(tf.data.TFRecordDataset(list(source.files)))
     served = tf.saved_model.load(str(path)).signatures["serving_default"](tf.stack(records))

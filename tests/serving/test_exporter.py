@@ -143,7 +143,7 @@ def test_the_golden_request_has_the_golden_response(exported, predicted_rows):
 def predicted_rows(trained, scored_data):
     """Returns what `predict` gives for the first three impressions of the records."""
     source = find_source(str(scored_data), split="test")
-    batch = next(prediction.predict(trained.model, trained.schema, source, InputConfig()))
+    batch = next(iter(prediction.Prediction(trained.model, trained.schema, source, InputConfig())))
     names = ("pctr", "pcvr", "pctcvr")
     return [{name: float(batch[name][place]) for name in names} for place in range(3)]
 

@@ -135,7 +135,7 @@ def examples(impressions, served_schema):
 def predicted(trained, scored_data):
     """Returns what `predict` gives for the same impressions."""
     source = find_source(str(scored_data), split="test")
-    batches = list(prediction.predict(trained.model, trained.schema, source, InputConfig()))
+    batches = list(prediction.Prediction(trained.model, trained.schema, source, InputConfig()))
     columns = {name: np.concatenate([batch[name] for batch in batches]) for name in PROBABILITIES}
     assert len(np.unique(columns["pctcvr"])) == 20
     return columns
