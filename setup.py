@@ -8,6 +8,16 @@ from setuptools import find_packages, setup
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "esmm_tf/__init__.py").read_text()).group(1)
 
+# Each is a module to start with `python -m`, and the console script `esmm-<name>`.
+COMMANDS = ["calibrate", "check_skew", "compare", "evaluate", "export", "predict", "serve", "train"]
+RECIPES = {
+    "ali_ccp": "ali_ccp.command",
+    "expedia": "expedia",
+    "synthetic": "synthetic.command",
+    "table": "table.command",
+    "validate": "validate",
+}
+
 CORE = [
     "tensorflow>=2.17,<2.22",  # the engine; 2.17 and 2.21 are tested
     "tf_keras>=2.17,<2.22",  # Keras 2, which trains under every tf.distribute strategy
@@ -48,6 +58,7 @@ DEV = [
     *SPARK,  # the same on Spark
     *REPORT,  # the report's tests
     *SERVING,  # the local server's tests
+    "setuptools>=70.1,<81",  # builds the wheel that a test installs
     "pytest>=8.2,<10",  # test runner
     "pytest-cov>=5,<8",  # line coverage
     "pytest-xdist>=3.6,<4",  # tests in several processes
@@ -89,6 +100,15 @@ setup(
         "esmm_tf": ["py.typed", "reports/templates/*.html"],
         "esmm_pipelines": ["py.typed"],
         "esmm_pipelines.schemas": ["*.toml", "*.md"],
+    },
+    entry_points={
+        "console_scripts": [
+            *(f"esmm-{name.replace('_', '-')} = esmm_tf.{name}:run" for name in COMMANDS),
+            *(
+                f"esmm-{name.replace('_', '-')} = esmm_pipelines.{path}:run"
+                for name, path in RECIPES.items()
+            ),
+        ],
     },
     install_requires=CORE,
     extras_require={

@@ -15,8 +15,7 @@ from esmm_tf.config import flags
 from esmm_tf.config.evaluation import EvaluateConfig, PredictConfig, ScoreConfig
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.writer import DataSetWriter
-from esmm_tf.evaluation import scores
-from esmm_tf.serving import exporter
+from esmm_tf.estimator import estimator, evaluating
 
 
 def run_command(name, *args):
@@ -77,13 +76,13 @@ def test_evaluate_tells_no_rate_that_was_not_measured(
     (copied / "history.json").write_text(json.dumps(history), encoding="utf-8")
     path = tmp_path / "new" / "other.json"
     score = ScoreConfig(model_dir=str(copied), files=str(data_set), split="train", batch_size=7)
-    read, collect_scores = [], scores.collect_scores
+    read, collect_scores = [], evaluating.collect_scores
 
     def record(model, schema, source, config, *, slices):
         read.append((source.impressions, config.batch_size))
         return collect_scores(model, schema, source, config, slices=slices)
 
-    monkeypatch.setattr(scores, "collect_scores", record)
+    monkeypatch.setattr(evaluating, "collect_scores", record)
     evaluate.main(score, EvaluateConfig(output=str(path)))
 
     assert read == [(39, 7)]
@@ -137,7 +136,7 @@ def test_export_passes_the_model_and_the_version_on(
         exported.append((trained.model.name, trained.schema.name, config.version))
         return f"{config.export_dir}/{config.version}"
 
-    monkeypatch.setattr(exporter, "export", record)
+    monkeypatch.setattr(estimator.exporter, "export", record)
     export.main(ExportConfig(model_dir=str(model_dir), export_dir=str(tmp_path), version=7))
 
     assert exported == [("esmm", served_schema.name, 7)]
@@ -244,7 +243,7 @@ def test_a_model_is_trained_measured_and_served_from_the_command_line(data_set, 
         (
             "evaluate",
             ["--model_dir=/nowhere", "--files=/nothing"],
-            "No file matches '/nothing'. Check the path.",
+            "'/nowhere' has no config.json, so it is no model directory.",
         ),
     ],
 )

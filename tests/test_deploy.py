@@ -169,12 +169,12 @@ def test_docker_is_sent_what_the_dockerfile_copies_and_nothing_else():
 
 
 def test_the_image_holds_every_package_that_setup_py_names():
-    (packages,) = re.findall(r"packages=\[\*find_packages\(include=(\[.*?\])\), (.*?)\]", SETUP)
+    (directories,) = re.findall(r"package_dir=\{(.*?)\}", SETUP, flags=re.DOTALL)
 
-    names = re.findall(r'"(\w+)\*?"', " ".join(packages))
+    folders = {path.split("/")[0] for path in re.findall(r': "(.*?)"', directories)} | {"esmm_tf"}
 
-    assert names == ["esmm_tf", "pipelines", "tfrecords_schema"]
-    assert all(f"COPY {name} {name}" in DOCKERFILE for name in names)
+    assert folders == {"esmm_tf", "pipelines", "tfrecords_schema"}
+    assert all(f"COPY {name} {name}" in DOCKERFILE for name in folders)
 
 
 def test_the_extras_of_the_image_exist_in_setup_py():

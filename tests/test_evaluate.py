@@ -10,7 +10,8 @@ import pytest
 from esmm_tf import evaluate
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.errors import UserError
-from esmm_tf.evaluation import evaluation, scores
+from esmm_tf.estimator import evaluating
+from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import Divided, Scores
 from esmm_tf.training import model_directory
 
@@ -35,7 +36,7 @@ def models(model_dir, trained, tmp_path, monkeypatch):
         known[str(path)] = dataclasses.replace(trained, model=str(path))
     load_model = model_directory.load_model
     monkeypatch.setattr(
-        model_directory, "load_model", lambda path: known.get(path) or load_model(path)
+        model_directory, "load_model", lambda path, **_: known.get(path) or load_model(path)
     )
     return paths
 
@@ -51,7 +52,7 @@ def collected(models, monkeypatch):
         asked.append((model, config.batch_size, slices))
         return by_model[model]
 
-    monkeypatch.setattr(scores, "collect_scores", collect_scores)
+    monkeypatch.setattr(evaluating, "collect_scores", collect_scores)
     return by_model, asked
 
 

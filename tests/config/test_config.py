@@ -4,8 +4,7 @@ import dataclasses
 
 import pytest
 
-from esmm_tf import config
-from esmm_tf.config import serving
+from esmm_tf.config import evaluation, experiments, serving, training
 from esmm_tf.config.evaluation import CalibrateConfig, EvaluateConfig, ScoreConfig
 from esmm_tf.config.training import (
     GuardConfig,
@@ -17,7 +16,12 @@ from esmm_tf.config.training import (
 )
 from esmm_tf.errors import UserError
 
-CONFIGS = [item for item in vars(config).values() if dataclasses.is_dataclass(item)]
+CONFIGS = [
+    item
+    for module in (evaluation, experiments, serving, training)
+    for item in vars(module).values()
+    if dataclasses.is_dataclass(item) and item.__module__ == module.__name__
+]
 
 
 def build(cls, **settings):
