@@ -1,9 +1,9 @@
 """`python -m esmm_tf.evaluate`: measures a trained model on records."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_tf import files, keys
@@ -12,7 +12,9 @@ from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.evaluation import comparison, evaluation, scores
 from esmm_tf.evaluation.scores import Scores
-from esmm_tf.reports import evaluation_page, evaluation_text
+from esmm_tf.reports import evaluation_page
+from esmm_tf.reports.evaluation_result import Origin
+from esmm_tf.reports.task_metrics import BaselineComparison
 from esmm_tf.training import data_guards, model_directory
 from esmm_tf.training.model_directory import TrainedModel
 
@@ -27,23 +29,27 @@ def main(score: ScoreConfig, config: EvaluateConfig) -> None:
     used = data_guards.check_used(score.model_dir, source, config)
     score_baseline = _prepare_baseline(score, config, source)
     collected = _collect(trained, score, source, slices=config.slices)
-    evaluated = evaluation.evaluate_scores(collected)
-    result = {**evaluated.tree, **_origin(score, trained, source, used)}
+    result, measurements = evaluation.evaluate_scores(collected)
+    origin = _origin(score, trained, source, used)
+    result = dataclasses.replace(result, origin=origin)
     if score_baseline is not None:
-        measured = evaluation.measure_tasks(score_baseline(collected))
-        result["comparison"] = {
-            "baseline": config.baseline or config.baseline_model_dir,
-            "tasks": comparison.compare(evaluated.measurements, measured),
-        }
+        of_baseline = evaluation.measure_tasks(score_baseline(collected))
+        compared = BaselineComparison(
+            baseline=config.baseline or config.baseline_model_dir,
+            tasks=comparison.compare(measurements, of_baseline),
+        )
+        result = dataclasses.replace(result, comparison=compared)
     comparison.remove_scores(path)
-    files.write_json(result, path)
+    files.write_json(result.to_json(), path)
     written = [path]
     if config.save_scores:
         comparison.write_scores(collected, path)
         written.append(comparison.scores_path(path))
     if config.report_dir:
         written.append(evaluation_page.write_report(result, config.report_dir))
-    _print(result)
+    print(result.table())
+    if origin.trained_impressions_per_second is not None:
+        print(f"trained at {origin.trained_impressions_per_second:,.0f} impressions/s")
     print(f"wrote {', '.join(written)}")
 
 
@@ -87,33 +93,18 @@ def _origin(
     trained: TrainedModel,
     source: Source,
     used: Mapping[str, Collection[str]] | None,
-) -> dict[str, Any]:
-    """Returns which model was measured on which files, and what it knows of them."""
+) -> Origin:
     history = model_directory.load_history(score.model_dir)
     rate = history[-1][keys.TRAIN]["impressions_per_second"]  # None after an epoch of one batch
-    return {
-        "model_dir": score.model_dir,
-        "weights": trained.weights,
-        "files": list(source.files),
-        "negative_keep_rate": source.negative_keep_rate,
-        "calibration": trained.calibration_methods,
-        "used_in_training": None if used is None else list(used),
-        "trained_impressions_per_second": rate,
-    }
-
-
-def _print(result: dict[str, Any]) -> None:
-    print(evaluation_text.format_tasks(result))
-    if truth := evaluation_text.format_truth(result):
-        print(f"\nbeside the truth:\n{truth}\n")
-    for name in result["slices"]:
-        print(f"\n{evaluation_text.format_slices(result, name)}")
-    if "comparison" in result:
-        print(f"\ndifference from {result['comparison']['baseline']}:")
-        print(evaluation_text.format_comparison(result["comparison"]))
-    rate = result["trained_impressions_per_second"]
-    if rate is not None:
-        print(f"trained at {rate:,.0f} impressions/s")
+    return Origin(
+        model_dir=score.model_dir,
+        weights=trained.weights,
+        files=list(source.files),
+        negative_keep_rate=source.negative_keep_rate,
+        calibration=trained.calibration_methods,
+        used_in_training=None if used is None else list(used),
+        trained_impressions_per_second=rate,
+    )
 
 
 if __name__ == "__main__":
