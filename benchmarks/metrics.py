@@ -6,12 +6,12 @@ of its own, so that its peak memory, the arrays themselves included, is its own.
 
 import concurrent.futures
 import dataclasses
+import math
 import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from sklearn import metrics as reference
@@ -129,8 +129,8 @@ def _auc_with_interval(found: scores.Scores) -> float:
 
 
 def _everything(found: scores.Scores) -> float:
-    tree: dict[str, Any] = evaluation.evaluate_scores(found).tree
-    return float(tree["tasks"]["ctr"]["auc"])
+    auc = evaluation.evaluate_scores(found).evaluation.tasks["ctr"].auc
+    return math.nan if auc is None else auc
 
 
 def _spread(values: Sequence[float], form: str) -> str:

@@ -102,8 +102,8 @@ def _aucs(config: BenchmarkConfig, records: str, *, model_dir: str, seed: int) -
     trained = model_directory.load_model(model_dir)
     source = find_source(records, split=keys.TEST)
     found = collect_scores(trained.model, trained.schema, source, _READ)
-    tasks = evaluation.evaluate_scores(found).tree["tasks"]
-    return {task: tasks[task]["auc"] for task in _TASKS}
+    tasks = evaluation.evaluate_scores(found).evaluation.tasks
+    return {task: tasks[task].auc for task in _TASKS}
 
 
 if __name__ == "__main__":

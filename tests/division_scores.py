@@ -49,4 +49,4 @@ def oracle(seed=2):
 
 
 def tasks_of(scores):
-    return evaluation.evaluate_scores(scores).tree["tasks"]
+    return evaluation.evaluate_scores(scores).evaluation.tasks

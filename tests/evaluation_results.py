@@ -1,4 +1,4 @@
-"""Evaluations as `evaluation.json` holds them, made up for the tests of the report."""
+"""Evaluations as `evaluation.json` holds them, made up for the tests of reports."""
 
 import numpy as np
 
@@ -25,6 +25,7 @@ TASKS = {
     keys.CVR_CLICKED: ("clicked impressions", 10_221, 0.098),
     keys.CTCVR: ("all impressions", 100_703, 0.00995),
 }
+EVERY_METRIC = [*METRICS, *ORACLE]
 HOSTILE = "<script>alert('x')</script>"
 
 
@@ -37,11 +38,13 @@ def build_result(*, slices=None, oracle=False, compared=False, **changes):
     result = {
         "format_version": 2,
         "model_dir": "models/esmm",
+        "weights": "ckpt-3:1234",
         "files": ["logs/test-00000-of-00002.tfrecord", "logs/test-00001-of-00002.tfrecord"],
         "data_hash": "0a1b2c3d4e5f6071",
         "negative_keep_rate": 1.0,
         "calibration": {},
         "used_in_training": [],
+        "trained_impressions_per_second": 1234.5,
         "interval": {"level": 0.95, "method": "influence functions, summed within groups"},
         "impressions": 100_703,
         "clicks": 10_221,
@@ -64,15 +67,14 @@ def build_result(*, slices=None, oracle=False, compared=False, **changes):
 
 def empty_task():
     """Returns a task that no impression belongs to."""
-    names = [*METRICS, *ORACLE]
     return {
         "space": "clicked impressions",
         "impressions": 0,
         "positives": 0,
         "gauc_groups": 0,
         "gauc_groups_skipped": 0,
-        **dict.fromkeys(names),
-        "intervals": dict.fromkeys(names),
+        **dict.fromkeys(EVERY_METRIC),
+        "intervals": dict.fromkeys(EVERY_METRIC),
         "reliability": [],
         "roc": {"false_positive_rate": [], "true_positive_rate": []},
         "precision_recall": {"recall": [], "precision": []},
@@ -80,13 +82,14 @@ def empty_task():
 
 
 def without_numbers(tree):
-    """Returns the same tree with null for every number and every interval, but for its version."""
+    """Returns the same tree with null for what need not be defined, and without curves."""
     if isinstance(tree, dict):
-        return {k: v if k == "format_version" else without_numbers(v) for k, v in tree.items()}
+        always = ("level", "negative_keep_rate")
+        return {k: v if k in always else without_numbers(v) for k, v in tree.items()}
     if isinstance(tree, list):
         is_interval = len(tree) == 2 and all(isinstance(v, float) for v in tree)
-        return None if is_interval else [without_numbers(value) for value in tree]
-    return tree if isinstance(tree, str) else None
+        return None if is_interval else [v for v in tree if isinstance(v, str)]
+    return None if isinstance(tree, float) else tree
 
 
 def _metrics(random, impressions, rate, *, oracle, spread=1.0):
@@ -120,7 +123,7 @@ def _task(random, space, impressions, rate, *, oracle):
                 if label
                 else None,
                 "impressions": impressions // 20,
-                "positives": round(float(label) * (impressions // 20)),
+                "weight": float(impressions // 20),
             }
             for prediction, label, error in zip(predictions, labels, errors, strict=True)
         ],

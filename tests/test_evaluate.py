@@ -77,7 +77,7 @@ def test_the_file_holds_the_evaluation_of_the_scores(models, collected, run):
 
     result = run(models[0])
 
-    tree = evaluation.evaluate_scores(by_model[str(models[0])]).tree
+    tree = evaluation.evaluate_scores(by_model[str(models[0])]).evaluation.to_json()
     assert {name: result[name] for name in tree} == json.loads(json.dumps(tree))
     assert result["tasks"]["ctr"]["intervals"]["auc"] is not None
     assert "comparison" not in result

@@ -19,10 +19,11 @@ from esmm_tf.config.training import (
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.estimator.calibrating import calibrate_model
-from esmm_tf.estimator.evaluating import Evaluated, evaluate_model
+from esmm_tf.estimator.evaluating import evaluate_model
 from esmm_tf.evaluation.prediction import Prediction
 from esmm_tf.methods import load_method
 from esmm_tf.model.model import EntireSpaceModel
+from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving import exporter
@@ -151,7 +152,7 @@ class Estimator:
         self._keras_model = None
         return history
 
-    def evaluate(self, files: str, **settings: Any) -> Evaluated:
+    def evaluate(self, files: str, **settings: Any) -> Evaluation:
         """Returns the metrics on records, and writes them as `python -m esmm_tf.evaluate` does.
 
         Args:

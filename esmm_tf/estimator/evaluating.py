@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from esmm_tf import files, keys
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
@@ -13,16 +12,10 @@ from esmm_tf.evaluation import comparison, evaluation
 from esmm_tf.evaluation.scores import Scores, collect_scores
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.reports import evaluation_page
+from esmm_tf.reports.evaluation_result import Evaluation, Origin
+from esmm_tf.reports.task_metrics import BaselineComparison
 from esmm_tf.training import data_guards, model_directory
 from esmm_tf.training.model_directory import TrainedModel
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """The content of `evaluation.json`, and the files that were written."""
-
-    tree: dict[str, Any]
-    written: tuple[str, ...]
 
 
 def evaluate_model(
@@ -30,14 +23,13 @@ def evaluate_model(
     config: EvaluateConfig,
     *,
     model_class: type[EntireSpaceModel] = EntireSpaceModel,
-) -> Evaluated:
+) -> Evaluation:
     """Measures a trained model on records and writes evaluation.json, scores and a report.
 
     Raises:
       UserError: if the records do not fit the model, a wrong baseline is named, or the report's
         extra is not installed.
     """
-    path = config.output or os.path.join(score.model_dir, keys.EVALUATION_FILE)
     source = find_source(score.files, split=score.split)
     trained = _load_model(score.model_dir, source, model_class=model_class)
     if config.report_dir:
@@ -45,29 +37,31 @@ def evaluate_model(
     used = data_guards.check_used(score.model_dir, source, config)
     score_baseline = _prepare_baseline(score, config, source)
     scores = _collect(trained, score, source, slices=config.slices)
-    evaluated = evaluation.evaluate_scores(scores)
-    tree = {**evaluated.tree, **_origin(score, trained, source, used)}
+    result, measurements = evaluation.evaluate_scores(scores)
+    result = dataclasses.replace(result, origin=_origin(score, trained, source, used))
     if score_baseline is not None:
-        measured = evaluation.measure_tasks(score_baseline(scores))
-        tree["comparison"] = {
-            "baseline": config.baseline or config.baseline_model_dir,
-            "tasks": comparison.compare(evaluated.measurements, measured),
-        }
-    return Evaluated(tree=tree, written=_write(tree, scores, path, config))
+        of_baseline = evaluation.measure_tasks(score_baseline(scores))
+        compared = BaselineComparison(
+            baseline=config.baseline or config.baseline_model_dir,
+            tasks=comparison.compare(measurements, of_baseline),
+        )
+        result = dataclasses.replace(result, comparison=compared)
+    return dataclasses.replace(result, written=_write(result, scores, score.model_dir, config))
 
 
 def _write(
-    tree: dict[str, Any], scores: Scores, path: str, config: EvaluateConfig
+    result: Evaluation, scores: Scores, model_dir: str, config: EvaluateConfig
 ) -> tuple[str, ...]:
     """Writes what is kept, and returns the names of the files."""
+    path = config.output or os.path.join(model_dir, keys.EVALUATION_FILE)
     comparison.remove_scores(path)
-    files.write_json(tree, path)
+    files.write_json(result.to_json(), path)
     written = [path]
     if config.save_scores:
         comparison.write_scores(scores, path)
         written.append(comparison.scores_path(path))
     if config.report_dir:
-        written.append(evaluation_page.write_report(tree, config.report_dir))
+        written.append(evaluation_page.write_report(result, config.report_dir))
     return tuple(written)
 
 
@@ -113,16 +107,15 @@ def _origin(
     trained: TrainedModel,
     source: Source,
     used: Mapping[str, Collection[str]] | None,
-) -> dict[str, Any]:
-    """Returns which model was measured on which files, and what it knows of them."""
+) -> Origin:
     history = model_directory.load_history(score.model_dir)
     rate = history[-1][keys.TRAIN]["impressions_per_second"]  # None after an epoch of one batch
-    return {
-        "model_dir": score.model_dir,
-        "weights": trained.weights,
-        "files": list(source.files),
-        "negative_keep_rate": source.negative_keep_rate,
-        "calibration": trained.calibration_methods,
-        "used_in_training": None if used is None else list(used),
-        "trained_impressions_per_second": rate,
-    }
+    return Origin(
+        model_dir=score.model_dir,
+        weights=trained.weights,
+        files=list(source.files),
+        negative_keep_rate=source.negative_keep_rate,
+        calibration=trained.calibration_methods,
+        used_in_training=None if used is None else list(used),
+        trained_impressions_per_second=rate,
+    )

@@ -9,7 +9,6 @@ import dataclasses
 import os
 import zipfile
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -17,13 +16,15 @@ from esmm_tf import files, keys
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation.evaluation import finite_or_none
 from esmm_tf.evaluation.scores import DIVIDED, Scores, find_divided
+from esmm_tf.metrics.intervals import Estimate
 from esmm_tf.metrics.task import Measurement
+from esmm_tf.reports.task_metrics import MetricDifference
 
 
 def compare(
     measurements: Mapping[str, Measurement], baseline: Mapping[str, Measurement]
-) -> dict[str, Any]:
-    """Returns, by task and metric, `baseline`, `difference`, its `interval` and its `p_value`.
+) -> dict[str, dict[str, MetricDifference]]:
+    """Returns the differences by task and metric.
 
     Args:
       measurements: of the model, by task.
@@ -39,14 +40,14 @@ def compare(
     }
 
 
-def _difference(estimate: Any, other: Any) -> dict[str, Any]:
+def _difference(estimate: Estimate, other: Estimate) -> MetricDifference:
     difference = estimate.minus(other)
-    return {
-        "baseline": finite_or_none(other.value),
-        "difference": finite_or_none(difference.value),
-        "interval": difference.interval(),
-        "p_value": difference.p_value(),
-    }
+    return MetricDifference(
+        baseline=finite_or_none(other.value),
+        difference=finite_or_none(difference.value),
+        interval=difference.interval(),
+        p_value=difference.p_value(),
+    )
 
 
 def scores_path(path: str) -> str:

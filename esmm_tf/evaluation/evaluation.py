@@ -4,16 +4,18 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from esmm_tf import console, keys
 from esmm_tf.evaluation.scores import Scores
 from esmm_tf.metrics import curves, intervals
-from esmm_tf.metrics import task as task_metrics
+from esmm_tf.metrics.curves import LogitHistogram
 from esmm_tf.metrics.ranking import packed_order
-from esmm_tf.metrics.task import Measurement, Space
+from esmm_tf.metrics.task import Measurement, Space, measure
+from esmm_tf.reports.evaluation_result import Evaluation, IntervalMethod
+from esmm_tf.reports.task_metrics import SliceMetrics, TaskMetrics
 
 INTERVAL_METHOD = (
     "influence functions (for the AUC those of DeLong et al. 1988), summed within groups where the "
@@ -29,15 +31,14 @@ SPACES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The metrics of each task, and the content of `evaluation.json` that follows from scores."""
+class MeasuredScores(NamedTuple):
+    """An evaluation, and the measurements of its tasks, by which it is compared with another."""
 
+    evaluation: Evaluation
     measurements: Mapping[str, Measurement]
-    tree: dict[str, Any]
 
 
-def evaluate_scores(scores: Scores) -> Evaluation:
+def evaluate_scores(scores: Scores) -> MeasuredScores:
     """Returns the metrics of each task, on all impressions and by slice.
 
     The task `cvr_entire`, which no log can show, is there where the data holds the truth: it takes
@@ -46,32 +47,29 @@ def evaluate_scores(scores: Scores) -> Evaluation:
     measurements, tasks = {}, {}
     for task, build_space in _spaces(scores).items():
         space = build_space()
-        measurements[task] = task_metrics.measure(space)
-        tasks[task] = {
-            "space": SPACES[task],
-            **_shown(measurements[task]),
-            "reliability": curves.reliability(space),
-            "roc": curves.roc(space),
-            "precision_recall": curves.precision_recall(space),
-        }
-    tree = {
-        "format_version": keys.EVALUATION_FORMAT_VERSION,
-        "data_hash": scores.data_hash(),
-        "impressions": len(scores),
-        "clicks": int(scores.click.sum(dtype=np.int64)),
-        "conversions": int(scores.conversion.sum(dtype=np.int64)),
-        "groups": scores.num_groups,
-        "interval": {"level": intervals.LEVEL, "method": INTERVAL_METHOD},
-        "tasks": tasks,
-        "histograms": _histograms(scores),
-        "slices": {name: _slice_metrics(scores, name) for name in scores.slices},
-    }
-    return Evaluation(measurements=measurements, tree=tree)
+        measurements[task] = measure(space)
+        tasks[task] = dataclasses.replace(
+            _task_metrics(measurements[task]),
+            space=SPACES[task],
+            curves=curves.build_curves(space),
+        )
+    evaluation = Evaluation(
+        data_hash=scores.data_hash(),
+        impressions=len(scores),
+        clicks=int(scores.click.sum(dtype=np.int64)),
+        conversions=int(scores.conversion.sum(dtype=np.int64)),
+        groups=scores.num_groups,
+        interval=IntervalMethod(level=intervals.LEVEL, method=INTERVAL_METHOD),
+        tasks=tasks,
+        histograms=_histograms(scores),
+        slices={name: _slice_metrics(scores, name) for name in scores.slices},
+    )
+    return MeasuredScores(evaluation, measurements)
 
 
 def measure_tasks(scores: Scores) -> dict[str, Measurement]:
     """Returns the metrics of each task."""
-    return {task: task_metrics.measure(build()) for task, build in _spaces(scores).items()}
+    return {task: measure(build()) for task, build in _spaces(scores).items()}
 
 
 def _spaces(scores: Scores) -> dict[str, Callable[[], Space]]:
@@ -140,15 +138,14 @@ def _true(scores: Scores, task: str) -> np.ndarray | None:
     return {keys.CTR: pctr, keys.CTCVR: pctr * pcvr}.get(task, pcvr)
 
 
-def _shown(measurement: Measurement) -> dict[str, Any]:
-    """Returns counts, metrics and intervals as JSON holds them."""
+def _task_metrics(measurement: Measurement) -> TaskMetrics:
     estimates = measurement.estimates
-    values = {name: finite_or_none(estimate.value) for name, estimate in estimates.items()}
-    found = {name: estimate.interval() for name, estimate in estimates.items()}
-    return {**measurement.counts, **values, "intervals": found}
+    values: dict[str, Any] = {name: finite_or_none(of.value) for name, of in estimates.items()}
+    values |= measurement.counts
+    return TaskMetrics(**values, intervals={name: of.interval() for name, of in estimates.items()})
 
 
-def _histograms(scores: Scores) -> dict[str, Any]:
+def _histograms(scores: Scores) -> dict[str, LogitHistogram]:
     logits = {
         keys.PCTR: scores.ctr_logits,
         keys.PCVR: scores.cvr_logits,
@@ -157,16 +154,16 @@ def _histograms(scores: Scores) -> dict[str, Any]:
     return {name: curves.histogram(x, scores.click, scores.weight) for name, x in logits.items()}
 
 
-def _slice_metrics(scores: Scores, name: str) -> dict[str, Any]:
+def _slice_metrics(scores: Scores, name: str) -> dict[str, SliceMetrics]:
     """Returns counts and metrics by the value of a field, the most frequent value first."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, SliceMetrics] = {}
     with console.build_bar(len(scores), f"slices of {name}") as bar:
         for value, rows in _slice_rows(scores, name):
             part = scores.take(rows)
-            tasks = {task: _shown(m) for task, m in measure_tasks(part).items()}
-            found[value] = {"impressions": len(rows), "tasks": tasks}
+            tasks = {task: _task_metrics(m) for task, m in measure_tasks(part).items()}
+            found[value] = SliceMetrics(impressions=len(rows), tasks=tasks)
             bar.update(len(rows))
-    return dict(sorted(found.items(), key=lambda item: -item[1]["impressions"]))
+    return dict(sorted(found.items(), key=lambda item: -item[1].impressions))
 
 
 def _slice_rows(scores: Scores, name: str) -> Iterator[tuple[str, np.ndarray]]:

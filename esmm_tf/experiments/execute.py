@@ -211,16 +211,14 @@ def _measure(run: Run, settings: Settings, file: str) -> None:
     """Measures a trained run on the split of a file, on test with the influences of its AUCs."""
     trained = model_directory.load_model(_model_dir(run, settings))
     source = find_source(settings.compare.data_dir, split=_SPLITS[file])
-    found = evaluation.evaluate_scores(collect_scores(trained.model, trained.schema, source, _READ))
+    scores = collect_scores(trained.model, trained.schema, source, _READ)
+    found, measurements = evaluation.evaluate_scores(scores)
     output_dir = settings.compare.output_dir
     if file == TEST_FILE:
         path = os.path.join(run.directory(output_dir), INFLUENCE_FILE)
-        influences = {
-            task: measured.estimates["auc"].influence
-            for task, measured in found.measurements.items()
-        }
+        influences = {task: m.estimates["auc"].influence for task, m in measurements.items()}
         files.write_arrays(path, **influences)
-    result = {"parameters": trained.model.count_params(), **found.tree}
+    result = {"parameters": trained.model.count_params(), **found.to_json()}
     save_result(run, output_dir, file, result)
 
 

@@ -23,10 +23,12 @@ from esmm_tf.experiments.runs import (
     Run,
     criterion,
     load_result,
+    load_tasks,
     repetitions,
 )
 from esmm_tf.methods import load_method
 from esmm_tf.metrics import intervals, student
+from esmm_tf.reports.task_metrics import TaskMetrics
 from esmm_tf.training.ctr_network import METHOD as CTR
 
 METRICS = ("auc", "gauc", "log_loss", "calibration", "way_to_oracle", "regret", "bias")
@@ -39,17 +41,17 @@ class Repeated:
 
     Args:
       method: its name.
-      tests: the content of each run's `test.json`.
+      tests: the metrics by task of each run's test.
       influences: of the clusters on each run's test AUCs, by task, `[clusters]`.
     """
 
     method: str
-    tests: Sequence[Mapping[str, Any]]
+    tests: Sequence[Mapping[str, TaskMetrics]]
     influences: Sequence[Mapping[str, np.ndarray]]
 
     def values(self, task: str, metric: str) -> list[float]:
         """Returns a metric of each seed; none where it is not defined for every one."""
-        found = [test["tasks"].get(task, {}).get(metric) for test in self.tests]
+        found: list[Any] = [getattr(test.get(task), metric, None) for test in self.tests]
         return [] if None in found else found
 
     def mean_influence(self, task: str) -> np.ndarray:
@@ -61,14 +63,13 @@ def load_repeated(runs: Sequence[Run], output_dir: str) -> Repeated:
     """Returns the results of a method's runs, one a seed."""
     return Repeated(
         method=runs[0].method,
-        tests=[load_result(run, output_dir, TEST_FILE) for run in runs],
+        tests=[load_tasks(run, output_dir, TEST_FILE) for run in runs],
         influences=[execute.load_influences(run, output_dir) for run in runs],
     )
 
 
 def summarize(repeated: Repeated) -> dict[str, Any]:
     """Returns, by task and metric, `mean`, `std` (null for one seed) and the `values`."""
-    tasks = repeated.tests[0]["tasks"]
     return {
         task: {
             metric: _spread(values)
@@ -76,7 +77,7 @@ def summarize(repeated: Repeated) -> dict[str, Any]:
             if (values := repeated.values(task, metric))
         }
         | _above_1(repeated, task)
-        for task in tasks
+        for task in repeated.tests[0]
     }
 
 
@@ -87,17 +88,16 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 def _above_1(repeated: Repeated, task: str) -> dict[str, Any]:
     """Returns the share of predictions above 1, where a method has such."""
-    found = [test["tasks"][task] for test in repeated.tests]
-    if "predictions_above_1" not in found[0]:
-        return {}
-    return {
-        "share_above_1": _spread([of["predictions_above_1"] / of["impressions"] for of in found])
-    }
+    found = [test[task] for test in repeated.tests]
+    shares = [
+        m.predictions_above_1 / m.impressions for m in found if m.predictions_above_1 is not None
+    ]
+    return {"share_above_1": _spread(shares)} if shares else {}
 
 
 def compare(method: Repeated, other: Repeated) -> dict[str, Any]:
     """Returns, by task, the difference of the mean AUCs, its interval and its p-value."""
-    tasks = [task for task in method.tests[0]["tasks"] if method.values(task, "auc")]
+    tasks = [task for task in method.tests[0] if method.values(task, "auc")]
     return {task: _difference(method, other, task) for task in tasks if other.values(task, "auc")}
 
 
@@ -181,14 +181,14 @@ def _against_base(repeated: Mapping[float, Mapping[str, Repeated]]) -> dict[str,
 
 def _candidate(run: Run, output_dir: str) -> dict[str, Any]:
     """Returns what validation says of a candidate."""
-    found = load_result(run, output_dir, VALIDATION_FILE)
+    tasks = load_tasks(run, output_dir, VALIDATION_FILE)
     trained = load_result(run, output_dir, TRAINING_FILE)
     return {
         "learning_rate": run.learning_rate,
         "sampling_rate": run.rate,
-        "criterion": criterion(run.method, found["tasks"]),
+        "criterion": criterion(run.method, tasks),
         "best_epoch": trained["best_epoch"],
-        "aucs": {task: values["auc"] for task, values in found["tasks"].items()},
+        "aucs": {task: metrics.auc for task, metrics in tasks.items()},
     }
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from esmm_tf import files, keys
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.methods import load_method
+from esmm_tf.reports.task_metrics import TaskMetrics, tasks_from_json
 from esmm_tf.training import ctr_network
 
 TUNING_SEED = 1
@@ -89,14 +90,14 @@ def repetitions(chosen: Run, config: CompareConfig) -> Iterator[Run]:
         yield dataclasses.replace(chosen, fraction=fraction, seed=TUNING_SEED + place)
 
 
-def criterion(method: str, tasks: dict[str, Any]) -> float:
+def criterion(method: str, tasks: Mapping[str, TaskMetrics]) -> float:
     """Returns by what a candidate is chosen on validation: the larger the better.
 
     It is the mean of the two AUCs of the paper's table, on clicked impressions for CVR and on all
     for CTCVR; for the CTR network it is the AUC of CTR.
     """
     names = (keys.CTR,) if method == ctr_network.METHOD else (keys.CVR_CLICKED, keys.CTCVR)
-    aucs = [tasks[name]["auc"] for name in names]
+    aucs = [tasks[name].auc for name in names]
     return sum(auc if auc is not None else 0.0 for auc in aucs) / len(aucs)
 
 
@@ -104,7 +105,7 @@ def choose(runs: Sequence[Run], output_dir: str) -> Run:
     """Returns the candidate that validation prefers; of equal ones the first."""
 
     def score(run: Run) -> float:
-        return criterion(run.method, load_result(run, output_dir, VALIDATION_FILE)["tasks"])
+        return criterion(run.method, load_tasks(run, output_dir, VALIDATION_FILE))
 
     return max(runs, key=score)
 
@@ -120,6 +121,11 @@ def load_result(run: Run, output_dir: str, file: str) -> dict[str, Any]:
     return files.read_json(
         path, remedy=f"Remove {os.path.dirname(path)!r}; the comparison makes that run again."
     )
+
+
+def load_tasks(run: Run, output_dir: str, file: str) -> dict[str, TaskMetrics]:
+    """Returns the metrics of each task that a run was measured by."""
+    return tasks_from_json(load_result(run, output_dir, file)["tasks"])
 
 
 def save_result(run: Run, output_dir: str, file: str, result: dict[str, Any]) -> None:

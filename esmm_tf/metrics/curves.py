@@ -1,6 +1,7 @@
 """What a plot of a task shows: reliability by bin, ROC, precision and recall, score histograms."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +15,66 @@ _WIDEST_LOGIT = 30.0
 _NARROWEST_SPAN = 1e-3  # float32 cannot tell the edges of so many bins within less
 
 
-def reliability(space: Space) -> list[dict[str, Any]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Impressions of similar predictions: what was predicted, and what happened."""
+
+    mean_prediction: float
+    mean_label: float
+    label_interval: tuple[float, float] | None
+    impressions: int
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Roc:
+    """Points of a ROC curve, from (0, 0) to (1, 1); none without positives or negatives."""
+
+    false_positive_rate: Sequence[float]
+    true_positive_rate: Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrecisionRecall:
+    """Points of precision against recall, recall rising; none without positives."""
+
+    recall: Sequence[float]
+    precision: Sequence[float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curves:
+    """What is drawn of a task."""
+
+    reliability: Sequence[ReliabilityBin]
+    roc: Roc
+    precision_recall: PrecisionRecall
+
+
+NO_CURVES = Curves(
+    reliability=[],
+    roc=Roc(false_positive_rate=[], true_positive_rate=[]),
+    precision_recall=PrecisionRecall(recall=[], precision=[]),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogitHistogram:
+    """The weight of clicked and of unclicked impressions between edges, one fewer than edges."""
+
+    clicked: Sequence[float]
+    logit_edges: Sequence[float]
+    unclicked: Sequence[float]
+
+
+def build_curves(space: Space) -> Curves:
+    """Returns all that is drawn of a space."""
+    return Curves(
+        reliability=reliability(space), roc=roc(space), precision_recall=precision_recall(space)
+    )
+
+
+def reliability(space: Space) -> list[ReliabilityBin]:
     """Returns mean prediction and mean label of up to 20 bins of about the same weight, rising.
 
     The interval of the mean label heeds groups, as those of metrics do.
@@ -31,59 +91,55 @@ def reliability(space: Space) -> list[dict[str, Any]]:
         clusters = intervals.clusters_of(intervals.numbered(space.clusters.index[inside]))
         estimate = Estimate(value=label, influence=clusters.sum(influence), kind=SHARE)
         table.append(
-            {
-                "mean_prediction": float(predicted[place]) / total,
-                "mean_label": label,
-                "label_interval": estimate.interval(),
-                "impressions": int(rows[place]),
-                "weight": total,
-            }
+            ReliabilityBin(
+                mean_prediction=float(predicted[place]) / total,
+                mean_label=label,
+                label_interval=estimate.interval(),
+                impressions=int(rows[place]),
+                weight=total,
+            )
         )
     return table
 
 
-def roc(space: Space) -> dict[str, list[float]]:
+def roc(space: Space) -> Roc:
     """Returns up to 200 points of the ROC curve, from (0, 0) to (1, 1)."""
     ranking = space.ranking
     if ranking.num_positives * ranking.num_negatives == 0:
-        return {"false_positive_rate": [], "true_positive_rate": []}
+        return NO_CURVES.roc
     true = np.append(1 - ranking.positives_below / ranking.num_positives, 0.0)[::-1]
     false = np.append(1 - ranking.negatives_below / ranking.num_negatives, 0.0)[::-1]
     chosen = _evenly(true + false)
-    return {
-        "false_positive_rate": _clean(false[chosen]),
-        "true_positive_rate": _clean(true[chosen]),
-    }
+    return Roc(false_positive_rate=_clean(false[chosen]), true_positive_rate=_clean(true[chosen]))
 
 
-def precision_recall(space: Space) -> dict[str, list[float]]:
+def precision_recall(space: Space) -> PrecisionRecall:
     """Returns up to 200 points of precision against recall, recall rising."""
     ranking = space.ranking
     if ranking.num_positives == 0:
-        return {"recall": [], "precision": []}
+        return NO_CURVES.precision_recall
     found = exact.sums_from_above(ranking.positives)[::-1]
     called = found + exact.sums_from_above(ranking.negatives)[::-1]
     recall = found / ranking.num_positives
     chosen = _evenly(recall)
     chosen = chosen[called[chosen] > 0]
-    return {
-        "recall": _clean(recall[chosen]),
-        "precision": _clean(found[chosen] / called[chosen]),
-    }
+    return PrecisionRecall(
+        recall=_clean(recall[chosen]), precision=_clean(found[chosen] / called[chosen])
+    )
 
 
-def histogram(logits: np.ndarray, click: np.ndarray, weight: np.ndarray | None) -> dict[str, Any]:
+def histogram(logits: np.ndarray, click: np.ndarray, weight: np.ndarray | None) -> LogitHistogram:
     """Returns how the logits of clicked and of unclicked impressions are spread, by weight."""
     logits = np.clip(logits, -_WIDEST_LOGIT, _WIDEST_LOGIT)
     span = (float(logits.min()), float(logits.max())) if len(logits) else (0.0, 1.0)
     if span[1] - span[0] < _NARROWEST_SPAN:
         span = (span[0] - 0.5, span[1] + 0.5)
-    result: dict[str, Any] = {}
+    heights = {}
     for name, inside in (("clicked", click == 1), ("unclicked", click == 0)):
         chosen = None if weight is None else weight[inside]
-        heights, edges = np.histogram(logits[inside], HISTOGRAM_BINS, range=span, weights=chosen)
-        result |= {name: heights.tolist(), "logit_edges": edges.tolist()}
-    return result
+        counts, edges = np.histogram(logits[inside], HISTOGRAM_BINS, range=span, weights=chosen)
+        heights[name] = counts.tolist()
+    return LogitHistogram(logit_edges=edges.tolist(), **heights)
 
 
 def _evenly(rising: np.ndarray) -> np.ndarray:

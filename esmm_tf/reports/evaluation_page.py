@@ -4,13 +4,14 @@ import dataclasses
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from esmm_tf import files, keys
-from esmm_tf.errors import UserError
+from esmm_tf import files
 from esmm_tf.reports import remarks, words
+from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.reports.page import Plot, build_environment, load_extra
+from esmm_tf.reports.task_metrics import TaskMetrics, shown_metrics
 from esmm_tf.reports.words import METRICS, task_title
 
 PAGE = "index.html"
@@ -18,7 +19,7 @@ MAX_SLICE_VALUES = 30
 SLICE_PLOTS = ("auc", "calibration")
 SLICE_COLUMNS = ("auc", "normalized_entropy", "log_loss", "calibration")
 
-Rows = Sequence[tuple[str, Mapping[str, Any]]]  # values of a field and the metrics of each
+Rows = Sequence[tuple[str, TaskMetrics]]  # values of a field and the metrics of each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,32 +41,26 @@ class FieldSlices:
     tasks: Sequence[TaskSlices]
 
 
-def write_report(result: Mapping[str, Any], directory: str) -> str:
+def write_report(evaluation: Evaluation, directory: str) -> str:
     """Returns the path of the page, `index.html`, written last; its plots lie beside it.
 
     Equal evaluations give equal files. Each is written under a temporary name and renamed.
 
     Args:
-      result: the content of `evaluation.json`.
+      evaluation: with its origin.
       directory: made if it is missing.
 
     Raises:
-      UserError: if the evaluation has another format, or the extra `report` is not installed.
+      UserError: if the extra `report` is not installed.
     """
-    version = result.get("format_version")
-    if version != keys.EVALUATION_FORMAT_VERSION:
-        raise UserError(
-            f"The evaluation has format_version {version!r}; a report shows "
-            f"{keys.EVALUATION_FORMAT_VERSION}. Evaluate the model again with this release."
-        )
     drawing, jinja2 = _load_extra()
     sections: dict[str, Sequence[Plot]] = {
-        "reliability": list(_draw_reliability(drawing, result)),
-        "curves": list(_draw_curves(drawing, result)),
-        "histograms": list(_draw_histograms(drawing, result)),
+        "reliability": list(_draw_reliability(drawing, evaluation)),
+        "curves": list(_draw_curves(drawing, evaluation)),
+        "histograms": list(_draw_histograms(drawing, evaluation)),
     }
-    slices = list(_draw_slices(drawing, result))
-    page = _render(jinja2, result, slices=slices, **sections)
+    slices = list(_draw_slices(drawing, evaluation))
+    page = _render(jinja2, evaluation, slices=slices, **sections)
     sliced = [plot for field in slices for part in field.tasks for plot in part.plots]
     for plot in (*itertools.chain(*sections.values()), *sliced):
         files.write_bytes(os.path.join(directory, plot.file), plot.png)
@@ -87,13 +82,14 @@ def _load_extra() -> tuple[Any, Any]:
     return load_extra("evaluation_plots", otherwise=", or leave out --report_dir")
 
 
-def _render(jinja2: Any, result: Mapping[str, Any], **shown: Any) -> str:
+def _render(jinja2: Any, evaluation: Evaluation, **shown: Any) -> str:
     """Returns the page; `shown` are the plots of its sections, by their names in the template."""
     template = _environment(jinja2).get_template("evaluation.html")
     return template.render(
-        result=result,
-        remarks=remarks.find(result),
-        metrics=words.shown_metrics(result["tasks"]),
+        evaluation=evaluation,
+        origin=evaluation.origin,
+        remarks=remarks.find(evaluation),
+        metrics=shown_metrics(evaluation.tasks.values()),
         all_metrics=METRICS,
         slice_metrics=[metric for metric in METRICS if metric.name in SLICE_COLUMNS],
         max_slice_values=MAX_SLICE_VALUES,
@@ -107,36 +103,36 @@ def _environment(jinja2: Any) -> Any:
     return environment
 
 
-def _draw_reliability(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
-    for task, values in result["tasks"].items():
-        histogram = result["histograms"].get(words.TASK_SCORES.get(task))
+def _draw_reliability(drawing: Any, evaluation: Evaluation) -> Iterator[Plot]:
+    for task, metrics in evaluation.tasks.items():
+        histogram = evaluation.histograms.get(words.TASK_SCORES.get(task, task))
         yield Plot(
             file=_file_name("reliability", task),
-            png=drawing.draw_reliability(task, values, histogram),
+            png=drawing.draw_reliability(task, metrics, histogram),
             alt=f"Reliability diagram of {task_title(task)}: observed rate against mean prediction "
-            f"in {len(values.get('reliability') or [])} bins. Calibration "
-            f"{_in_words(values, 'calibration')}.",
+            f"in {len(metrics.curves.reliability)} bins. Calibration "
+            f"{_in_words(metrics, 'calibration')}.",
         )
 
 
-def _draw_curves(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
-    for task, values in result["tasks"].items():
+def _draw_curves(drawing: Any, evaluation: Evaluation) -> Iterator[Plot]:
+    for task, metrics in evaluation.tasks.items():
         yield Plot(
             file=_file_name("roc", task),
-            png=drawing.draw_roc(task, values),
-            alt=f"ROC curve of {task_title(task)}. AUC {_in_words(values, 'auc')}.",
+            png=drawing.draw_roc(task, metrics),
+            alt=f"ROC curve of {task_title(task)}. AUC {_in_words(metrics, 'auc')}.",
         )
-    for task, values in result["tasks"].items():
+    for task, metrics in evaluation.tasks.items():
         yield Plot(
             file=_file_name("precision_recall", task),
-            png=drawing.draw_precision_recall(task, values),
+            png=drawing.draw_precision_recall(task, metrics),
             alt=f"Precision against recall of {task_title(task)}. Average precision "
-            f"{_in_words(values, 'average_precision')}.",
+            f"{_in_words(metrics, 'average_precision')}.",
         )
 
 
-def _draw_histograms(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
-    for score, histogram in result["histograms"].items():
+def _draw_histograms(drawing: Any, evaluation: Evaluation) -> Iterator[Plot]:
+    for score, histogram in evaluation.histograms.items():
         yield Plot(
             file=_file_name("histogram", score),
             png=drawing.draw_histogram(score, histogram),
@@ -145,17 +141,19 @@ def _draw_histograms(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
         )
 
 
-def _draw_slices(drawing: Any, result: Mapping[str, Any]) -> Iterator[FieldSlices]:
-    for place, (field, by_value) in enumerate(result["slices"].items(), start=1):
-        ranked = sorted(by_value.items(), key=lambda item: -(item[1]["impressions"] or 0))
+def _draw_slices(drawing: Any, evaluation: Evaluation) -> Iterator[FieldSlices]:
+    for place, (field, by_value) in enumerate(evaluation.slices.items(), start=1):
+        ranked = sorted(by_value.items(), key=lambda item: -item[1].impressions)
         tasks = []
-        for task, overall in result["tasks"].items():
-            rows = [(value, part["tasks"][task]) for value, part in ranked if task in part["tasks"]]
+        for task, overall in evaluation.tasks.items():
+            rows = [(value, part.tasks[task]) for value, part in ranked if task in part.tasks]
             shown = rows[:MAX_SLICE_VALUES]
             plots = []
             for name in SLICE_PLOTS:
                 title = f"{words.METRIC_TITLES[name]} of {task_title(task)} by {field}"
-                png = _draw_dots(drawing, title, rows=shown, overall=overall.get(name), name=name)
+                png = _draw_dots(
+                    drawing, title, rows=shown, overall=getattr(overall, name), name=name
+                )
                 file = _file_name("slice", str(place), field, task, name)
                 plots.append(Plot(file=file, png=png, alt=_slice_alt(title, shown, name)))
             tasks.append(TaskSlices(task=task, plots=plots, rows=shown, outside=_outside(rows)))
@@ -164,14 +162,15 @@ def _draw_slices(drawing: Any, result: Mapping[str, Any]) -> Iterator[FieldSlice
 
 def _draw_dots(drawing: Any, title: str, *, rows: Rows, overall: float | None, name: str) -> bytes:
     dots = [
-        drawing.Dot(label=value, value=values.get(name), interval=words.interval_of(values, name))
-        for value, values in rows
+        drawing.Dot(label=value, value=getattr(found, name), interval=found.intervals.get(name))
+        for value, found in rows
     ]
     return drawing.draw_slices(title, dots, overall=overall, name=name)
 
 
 def _slice_alt(title: str, rows: Rows, name: str) -> str:
-    known = sorted((values[name], value) for value, values in rows if values.get(name) is not None)
+    measured = [(getattr(metrics, name), value) for value, metrics in rows]
+    known = sorted(pair for pair in measured if pair[0] is not None)
     if not known:
         return f"{title}: not defined for any value."
     (low, lowest), (high, highest) = known[0], known[-1]
@@ -180,17 +179,14 @@ def _slice_alt(title: str, rows: Rows, name: str) -> str:
 
 def _outside(rows: Rows) -> str:
     """Returns how many of the intervals of calibration leave out 1; nothing where there is none."""
-    found = [words.interval_of(values, "calibration") for _, values in rows]
+    found = [metrics.intervals.get("calibration") for _, metrics in rows]
     known = [interval for interval in found if interval is not None]
     outside = sum(not low <= 1 <= high for low, high in known)
     return f"{outside} of {len(known)} calibration intervals leave out 1." if known else ""
 
 
-def _in_words(values: Mapping[str, Any], name: str) -> str:
-    value, interval = values.get(name), words.interval_of(values, name)
-    if value is None:
-        return "is not defined"
-    return f"{words.number(value, interval)} {words.bounds(value, interval)}".strip()
+def _in_words(metrics: TaskMetrics, name: str) -> str:
+    return "is not defined" if getattr(metrics, name) is None else metrics.in_words(name)
 
 
 def _file_name(*parts: str) -> str:

@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib.style
 import numpy as np
@@ -13,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from esmm_tf import keys
+from esmm_tf.metrics.curves import LogitHistogram, ReliabilityBin
 from esmm_tf.reports import words
 from esmm_tf.reports.plot_style import BLUE, GREY, ORANGE, STYLE, legend_above, nothing, plain
 from esmm_tf.reports.plot_style import to_png as _png
+from esmm_tf.reports.task_metrics import TaskMetrics
 
 _SIZE = (4.6, 3.9)  # inches
 _LABEL_LENGTH = 20
@@ -31,31 +32,25 @@ class Dot:
     interval: Sequence[float] | None
 
 
-def draw_reliability(
-    task: str, values: Mapping[str, Any], histogram: Mapping[str, Any] | None
-) -> bytes:
+def draw_reliability(task: str, metrics: TaskMetrics, histogram: LogitHistogram | None) -> bytes:
     """Returns the PNG of a reliability diagram, with the spread of the predictions below.
 
     Args:
       task: its name.
-      values: of the task in `evaluation.json`.
-      histogram: of the task's score there, or None.
+      metrics: of the task.
+      histogram: of the task's score, or None.
     """
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(4.6, 5.0), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         above.set_title(f"{words.task_title(task)}: reliability")
-        bins = [
-            part
-            for part in values.get("reliability") or []
-            if part["mean_prediction"] and part["mean_label"] is not None
-        ]
+        bins = [part for part in metrics.curves.reliability if part.mean_prediction]
         if not bins:
             return nothing(figure)
         sides = ("clicked",) if task == keys.CVR_CLICKED else ("clicked", "unclicked")
-        edges, heights = _trimmed(histogram or {}, sides, tail=1e-3)
+        edges, heights = _trimmed(histogram, sides, tail=1e-3)
         edges = 1 / (1 + np.exp(-edges))
-        limits = _log_limits([*(part["mean_prediction"] for part in bins), *edges])
+        limits = _log_limits([*(part.mean_prediction for part in bins), *edges])
         _draw_bins(above, bins)
         below.set_xscale("log")
         if len(heights):
@@ -66,16 +61,16 @@ def draw_reliability(
         return _png(figure)
 
 
-def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
+def _draw_bins(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
     """Draws mean label against mean prediction; a bin without positives lies at the lower edge."""
-    seen = [part for part in bins if part["mean_label"] > 0]
-    rates = np.array([part["mean_label"] for part in seen])
-    spans = [part.get("label_interval") or (part["mean_label"],) * 2 for part in seen]
+    seen = [part for part in bins if part.mean_label > 0]
+    rates = np.array([part.mean_label for part in seen])
+    spans = [part.label_interval or (part.mean_label,) * 2 for part in seen]
     low, high = np.array(spans).reshape(-1, 2).T
-    limits = _log_limits([*rates, *low, *high, *(part["mean_prediction"] for part in bins)])
+    limits = _log_limits([*rates, *low, *high, *(part.mean_prediction for part in bins)])
     axes.axline((1e-9, 1e-9), (1, 1), linestyle="--", color=GREY, linewidth=1, label="calibrated")
     axes.errorbar(
-        [part["mean_prediction"] for part in seen],
+        [part.mean_prediction for part in seen],
         rates,
         np.clip([rates - low, high - rates], 0, None),
         fmt="o",
@@ -84,7 +79,7 @@ def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
         linewidth=1.2,
         label="bins of equal weight",
     )
-    empty = [part["mean_prediction"] for part in bins if part["mean_label"] <= 0]
+    empty = [part.mean_prediction for part in bins if part.mean_label <= 0]
     if empty:
         floor = [limits[0] * 1.1] * len(empty)
         axes.plot(empty, floor, "v", color=ORANGE, mfc="white", label="no positives", clip_on=False)
@@ -94,16 +89,17 @@ def _draw_bins(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(loc="upper left")
 
 
-def draw_roc(task: str, values: Mapping[str, Any]) -> bytes:
-    """Returns the PNG of the ROC curve of a task of `evaluation.json`."""
+def draw_roc(task: str, metrics: TaskMetrics) -> bytes:
+    """Returns the PNG of the ROC curve of a task."""
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes = figure.subplots()
         axes.set_title(f"{words.task_title(task)}: ROC")
-        x, y = _points(values.get("roc") or {}, "false_positive_rate", "true_positive_rate")
-        if not len(x):
+        curve = metrics.curves.roc
+        x, y = curve.false_positive_rate, curve.true_positive_rate
+        if not x:
             return nothing(figure)
-        axes.plot(x, y, color=BLUE, label=f"AUC {_value_with_bounds(values, 'auc')}")
+        axes.plot(x, y, color=BLUE, label=f"AUC {metrics.in_words('auc')}")
         axes.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="random order")
         axes.set(xlabel="false positive rate", ylabel="true positive rate")
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -111,18 +107,18 @@ def draw_roc(task: str, values: Mapping[str, Any]) -> bytes:
         return _png(figure)
 
 
-def draw_precision_recall(task: str, values: Mapping[str, Any]) -> bytes:
+def draw_precision_recall(task: str, metrics: TaskMetrics) -> bytes:
     """Returns the PNG of precision against recall; the base rate is the last precision."""
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=_SIZE, layout="constrained")
         figure.suptitle(f"{words.task_title(task)}: precision and recall", fontsize=10)
         axes = figure.subplots()
-        x, y = _points(values.get("precision_recall") or {}, "recall", "precision")
-        if not len(x):
+        x, y = metrics.curves.precision_recall.recall, metrics.curves.precision_recall.precision
+        if not x:
             return nothing(figure)
-        label = f"AP {_value_with_bounds(values, 'average_precision')}"
+        label = f"AP {metrics.in_words('average_precision')}"
         axes.plot(x, y, color=BLUE, label=label)
-        label = f"base rate {words.percent(float(y[-1]))}"
+        label = f"base rate {words.percent(y[-1])}"
         axes.axhline(y[-1], linestyle="--", color=GREY, linewidth=1, label=label)
         limits = _log_limits(y)
         axes.set(xlabel="recall", ylabel="precision", xlim=(-0.01, 1.01))
@@ -132,7 +128,7 @@ def draw_precision_recall(task: str, values: Mapping[str, Any]) -> bytes:
         return _png(figure)
 
 
-def draw_histogram(score: str, histogram: Mapping[str, Any]) -> bytes:
+def draw_histogram(score: str, histogram: LogitHistogram) -> bytes:
     """Returns the PNG of how a score is spread among clicked and among unclicked impressions."""
     title = words.SCORE_TITLES.get(score, score)
     with matplotlib.style.context(STYLE):
@@ -194,29 +190,18 @@ def _tick_labels(dots: Sequence[Dot]) -> list[str]:
 
 
 def _trimmed(
-    histogram: Mapping[str, Any], sides: Sequence[str], *, tail: float = 0.0
+    histogram: LogitHistogram | None, sides: Sequence[str], *, tail: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns logit edges and heights, summed over the sides, without a share at either end."""
-    edges = np.array(histogram.get("logit_edges") or [], float)
-    heights = np.zeros(max(len(edges) - 1, 0))
-    for side in sides:
-        heights += np.nan_to_num(np.array(histogram.get(side) or heights * 0, float))
+    if histogram is None:
+        return np.zeros(0), np.zeros(0)
+    edges = np.array(histogram.logit_edges)
+    heights = np.sum([getattr(histogram, side) for side in sides], axis=0)
     below, above = np.cumsum(heights), np.cumsum(heights[::-1])[::-1]
     inside = np.flatnonzero(np.minimum(below, above) > tail * heights.sum())
     if not len(inside):
         return np.zeros(0), np.zeros(0)
     return edges[inside[0] : inside[-1] + 2], heights[inside[0] : inside[-1] + 1]
-
-
-def _points(curve: Mapping[str, Any], x: str, y: str) -> np.ndarray:
-    """Returns the points of a curve where both are numbers, `[2, points]`."""
-    points = np.array([curve.get(x) or [], curve.get(y) or []], float)
-    return points[:, np.isfinite(points).all(axis=0)]
-
-
-def _value_with_bounds(values: Mapping[str, Any], name: str) -> str:
-    value, interval = values.get(name), words.interval_of(values, name)
-    return f"{words.number(value, interval)} {words.bounds(value, interval)}".strip()
 
 
 def _log_limits(values: Sequence[float]) -> tuple[float, float]:

@@ -1,7 +1,9 @@
 """An evaluation as text: one row a task, and what differs from a baseline."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+
+from esmm_tf import keys
+from esmm_tf.reports.task_metrics import Interval, MetricDifference, SliceMetrics, TaskMetrics
 
 _METRICS = (
     "auc",
@@ -19,67 +21,65 @@ _SHORT = {
     "expected_calibration_error": "ece",
 }
 _COMPARED = ("auc", "gauc", "average_precision", "log_loss", "normalized_entropy", "calibration")
+_SLICED = ("auc", "calibration")
 _SHOWN_VALUES = 20
 
 
-def format_tasks(result: dict[str, Any]) -> str:
+def format_tasks(tasks: Mapping[str, TaskMetrics]) -> str:
     """Returns the metrics as a table, one task a row, with the AUC's 95 % interval."""
-    names = [name for name in _METRICS if any(name in t for t in result["tasks"].values())]
+    names = [name for name in _METRICS if any(name in t.intervals for t in tasks.values())]
     rows = [["task", *(_SHORT.get(name, name) for name in names), "positives", "impressions"]]
     rows[0].insert(2, "auc_95%")
-    for task, values in result["tasks"].items():
-        rows.append([task, *_cells(values, names)])
-    return _aligned(rows)
+    return _aligned([*rows, *([task, *_cells(found, names)] for task, found in tasks.items())])
 
 
-def _cells(values: dict[str, Any], names: Sequence[str]) -> list[str]:
-    cells = [_number(values.get(name)) for name in names]
-    interval = values["intervals"].get("auc")
-    cells.insert(1, "-" if interval is None else f"{interval[0]:.4f}..{interval[1]:.4f}")
-    return [*cells, f"{values['positives']:,.0f}", f"{values['impressions']:,}"]
+def _cells(task: TaskMetrics, names: Sequence[str]) -> list[str]:
+    cells = [_number(getattr(task, name)) for name in names]
+    cells.insert(1, _bounds(task.intervals.get("auc")))
+    return [*cells, f"{task.positives:,.0f}", f"{task.impressions:,}"]
 
 
-def format_truth(result: dict[str, Any]) -> str:
+def format_truth(tasks: Mapping[str, TaskMetrics]) -> str:
     """Returns how far each task is from the truth, one a row; nothing where it is not known."""
-    tasks = {task: values for task, values in result["tasks"].items() if _TRUTH[0] in values}
-    if not tasks:
+    known = {task: metrics for task, metrics in tasks.items() if _TRUTH[0] in metrics.intervals}
+    if not known:
         return ""
-    rows = [[task, *(_number(values[name]) for name in _TRUTH)] for task, values in tasks.items()]
+    rows = [[task, *(_number(getattr(found, n)) for n in _TRUTH)] for task, found in known.items()]
     return _aligned([["task", *_TRUTH], *rows])
 
 
-def format_slices(result: dict[str, Any], name: str) -> str:
+def format_slices(
+    by_value: Mapping[str, SliceMetrics], *, field: str, tasks: Collection[str]
+) -> str:
     """Returns AUC and calibration by the value of a field, for its 20 most frequent values."""
-    tasks = list(result["tasks"])
-    shown = ("auc", "calibration")
-    head = [name, *(f"{task}_{metric}" for task in tasks for metric in shown)]
+    head = [field, *(f"{task}_{metric}" for task in tasks for metric in _SLICED)]
     rows = [[*head, "clicks", "conversions", "impressions"]]
-    values = result["slices"][name]
-    for value, found in list(values.items())[:_SHOWN_VALUES]:
-        parts = found["tasks"]
-        cells = [_number(parts[task].get(metric)) for task in tasks for metric in shown]
-        counts = [parts[task]["positives"] for task in ("ctr", "ctcvr")]
-        counts.append(found["impressions"])
+    for value, part in list(by_value.items())[:_SHOWN_VALUES]:
+        cells = [_number(getattr(part.tasks[task], n)) for task in tasks for n in _SLICED]
+        counts = [part.tasks[task].positives for task in (keys.CTR, keys.CTCVR)]
+        counts.append(part.impressions)
         rows.append([value, *cells, *(f"{count:,.0f}" for count in counts)])
-    left = len(values) - _SHOWN_VALUES
+    left = len(by_value) - _SHOWN_VALUES
     return _aligned(rows) + (f"\n... and {left:,} more values" if left > 0 else "")
 
 
-def format_comparison(comparison: dict[str, Any]) -> str:
+def format_comparison(tasks: Mapping[str, Mapping[str, MetricDifference]]) -> str:
     """Returns the differences from the baseline, their 95 % intervals and their p-values."""
     rows = [["task", "metric", "baseline", "difference", "95% interval", "p"]]
-    for task, metrics in comparison["tasks"].items():
+    for task, changes in tasks.items():
         for name in _COMPARED:
-            if name not in metrics:
-                continue
-            found = metrics[name]
-            interval = found["interval"]
-            bounds = "-" if interval is None else f"{interval[0]:+.4f}..{interval[1]:+.4f}"
-            difference = found["difference"]
-            signed = "-" if difference is None else f"{difference:+.4f}"
-            p_value = "-" if found["p_value"] is None else f"{found['p_value']:.2g}"
-            rows.append([task, name, _number(found["baseline"]), signed, bounds, p_value])
+            if name in changes:
+                rows.append([task, name, *_change_cells(changes[name])])
     return _aligned(rows)
+
+
+def _change_cells(change: MetricDifference) -> list[str]:
+    return [
+        _number(change.baseline),
+        _number(change.difference, "+.4f"),
+        _bounds(change.interval, "+.4f"),
+        _number(change.p_value, ".2g"),
+    ]
 
 
 def _aligned(rows: list[list[str]]) -> str:
@@ -88,5 +88,9 @@ def _aligned(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _bounds(interval: Interval | None, form: str = ".4f") -> str:
+    return "-" if interval is None else "..".join(format(bound, form) for bound in interval)

@@ -55,6 +55,6 @@ def build_environment(jinja2: Any) -> Any:
     )
     for name in ("number", "bounds", "signed", "count", "percent", "p_value"):
         environment.filters[name] = getattr(words, name)
-    for name in ("task_title", "interval_of", "share"):
+    for name in ("task_title", "share"):
         environment.globals[name] = getattr(words, name)
     return environment

@@ -3,18 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from esmm_tf.reports.evaluation_result import Evaluation
+from esmm_tf.reports.task_metrics import MetricDifference, TaskMetrics
 from esmm_tf.reports.words import (
     HIGHER,
     LOWER,
     METRICS,
     ZERO,
     Metric,
-    bounds,
     count,
-    interval_of,
-    number,
     percent,
     task_title,
 )
@@ -38,14 +36,14 @@ class Remark:
     text: str
 
 
-def verdict(metric: Metric, change: Mapping[str, Any]) -> str:
+def verdict(metric: Metric, change: MetricDifference) -> str:
     """Returns what the interval of a difference tells of it.
 
     `unclear` where the interval holds 0, else `better` or `worse`. A metric with its best value in
     the middle has `changed` where part of the interval is nearer to that value than the baseline
     and part is farther: a model that promised too much may now promise too little.
     """
-    interval, baseline = change.get("interval"), change.get("baseline")
+    interval, baseline = change.interval, change.baseline
     if interval is None or interval[0] <= 0 <= interval[1]:
         return "unclear"
     if metric.aim in (HIGHER, LOWER):
@@ -63,53 +61,54 @@ def _miss(metric: Metric, value: float) -> float:
     return abs(math.log(value)) if value > 0 else math.inf
 
 
-def find(result: Mapping[str, Any]) -> list[Remark]:
+def find(evaluation: Evaluation) -> list[Remark]:
     """Returns what a reader must know before any figure, the gravest first."""
-    return [*_of_data(result), *_of_tasks(result["tasks"]), *_of_comparison(result)]
+    return [*_of_data(evaluation), *_of_tasks(evaluation.tasks), *_of_comparison(evaluation)]
 
 
-def _of_data(result: Mapping[str, Any]) -> Iterator[Remark]:
-    if result["used_in_training"]:
+def _of_data(evaluation: Evaluation) -> Iterator[Remark]:
+    used = evaluation.origin.used_in_training if evaluation.origin else None
+    if used:
         yield Remark(
             kind="warning",
-            text=f"The model has seen these data ({', '.join(result['used_in_training'])}). The "
-            "figures are better than they will be on new data.",
+            text=f"The model has seen these data ({', '.join(used)}). The figures are "
+            "better than they will be on new data.",
         )
 
 
-def _of_tasks(tasks: Mapping[str, Any]) -> Iterator[Remark]:
-    for task, values in tasks.items():
-        if values["impressions"] == 0:
+def _of_tasks(tasks: Mapping[str, TaskMetrics]) -> Iterator[Remark]:
+    for task, metrics in tasks.items():
+        if metrics.impressions == 0:
             yield Remark(kind="warning", text=f"{task_title(task)} has no impressions.")
-        elif values["positives"] is not None and values["positives"] < FEW_POSITIVES:
+        elif metrics.positives < FEW_POSITIVES:
             yield Remark(
                 kind="warning",
-                text=f"{task_title(task)} has only {count(values['positives'])} positives: its "
+                text=f"{task_title(task)} has only {count(metrics.positives)} positives: its "
                 "figures say little.",
             )
-        if values.get("predictions_above_1"):
-            share = values["predictions_above_1"] / values["impressions"]
+        if metrics.predictions_above_1:
+            share = metrics.predictions_above_1 / metrics.impressions
             yield Remark(
                 kind="warning",
                 text=f"{task_title(task)} exceeds 1 for {percent(share)} of the impressions: it is "
                 "a ratio of two models. It has no log loss; a server cuts it off.",
             )
-        yield from _of_order(task, values)
-        ratio, interval = values.get("calibration"), interval_of(values, "calibration")
+        yield from _of_order(task, metrics)
+        ratio, interval = metrics.calibration, metrics.intervals.get("calibration")
         if ratio is not None and interval is not None and not interval[0] <= 1 <= interval[1]:
             direction = "high" if ratio > 1 else "low"
             yield Remark(
                 kind="warning",
                 text=f"{task_title(task)} predicts {percent(abs(ratio - 1))} too {direction} on "
-                f"average: calibration {number(ratio, interval)} {bounds(ratio, interval)}.",
+                f"average: calibration {metrics.in_words('calibration')}.",
             )
 
 
-def _of_comparison(result: Mapping[str, Any]) -> Iterator[Remark]:
-    if "comparison" not in result:
+def _of_comparison(evaluation: Evaluation) -> Iterator[Remark]:
+    if evaluation.comparison is None:
         return
     by_verdict: dict[str, list[str]] = {"worse": [], "better": [], "changed": []}
-    for task, changes in result["comparison"]["tasks"].items():
+    for task, changes in evaluation.comparison.tasks.items():
         verdicts = {m.title: verdict(m, changes[m.name]) for m in _COMPARED if m.name in changes}
         for found, parts in by_verdict.items():
             titles = ", ".join(title for title, judged in verdicts.items() if judged == found)
@@ -128,11 +127,11 @@ def _of_comparison(result: Mapping[str, Any]) -> Iterator[Remark]:
         yield Remark(kind="note", text=f"No clear difference from the baseline in {titles}.")
 
 
-def _of_order(task: str, values: Mapping[str, Any]) -> Iterator[Remark]:
-    area, interval = values.get("auc"), interval_of(values, "auc")
+def _of_order(task: str, metrics: TaskMetrics) -> Iterator[Remark]:
+    interval = metrics.intervals.get("auc")
     if interval is not None and interval[0] <= 0.5:
         yield Remark(
             kind="warning",
-            text=f"{task_title(task)} may rank no better than a coin: AUC {number(area, interval)} "
-            f"{bounds(area, interval)}.",
+            text=f"{task_title(task)} may rank no better than a coin: AUC "
+            f"{metrics.in_words('auc')}.",
         )

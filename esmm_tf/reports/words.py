@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from esmm_tf import keys
 
@@ -123,16 +122,6 @@ METRIC_TITLES = {metric.name: metric.title for metric in METRICS}
 def task_title(task: str) -> str:
     """Returns how a task is called."""
     return TASK_TITLES.get(task, task)
-
-
-def shown_metrics(tasks: Mapping[str, Any]) -> list[Metric]:
-    """Returns the metrics that any of the tasks has, defined or not."""
-    return [m for m in METRICS if any(m.name in values for values in tasks.values())]
-
-
-def interval_of(values: Mapping[str, Any], name: str) -> Sequence[float] | None:
-    """Returns the bounds of a metric's interval, or None."""
-    return (values.get("intervals") or {}).get(name)
 
 
 def number(value: float | None, interval: Sequence[float] | None = None) -> str:

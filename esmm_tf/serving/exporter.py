@@ -5,7 +5,6 @@ import itertools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
@@ -13,6 +12,7 @@ from esmm_tf import console, files, keys
 from esmm_tf.config.serving import ExportConfig
 from esmm_tf.data.source import Source, check_schema, find_source
 from esmm_tf.errors import UserError
+from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.schema import toml_file
 from esmm_tf.serving import (
     dense_inputs,
@@ -182,18 +182,18 @@ def _write_golden(
     golden.write_golden(directory, few, score(saved_model.SERVING_DEFAULT, request))
 
 
-def load_evaluation(trained: TrainedModel, model_dir: str) -> dict[str, Any] | None:
+def load_evaluation(trained: TrainedModel, model_dir: str) -> Evaluation | None:
     """Returns what `evaluate` measured, if it was these weights with this calibration."""
     path = os.path.join(model_dir, keys.EVALUATION_FILE)
     if not os.path.exists(path):
         return None
-    found = files.read_json(
-        path, remedy="Evaluate the model again, or remove that file to export without it."
-    )
+    remedy = "Evaluate the model again, or remove that file to export without it."
+    found = files.read_json(path, remedy=remedy)
     this = (trained.weights, trained.calibration_methods)
     if (found.get("weights"), found.get("calibration")) != this:
         console.say(
             f"{path} is of other weights or another calibration: the model card is without it"
         )
         return None
-    return found
+    with files.told_as_damaged(path, remedy=remedy):
+        return Evaluation.from_json(found)

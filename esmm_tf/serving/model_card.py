@@ -13,7 +13,9 @@ import tensorflow as tf
 import esmm_tf
 from esmm_tf import files
 from esmm_tf.reports import words
+from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.reports.tables import Cell, Column, Section, Table, format_markdown
+from esmm_tf.reports.task_metrics import TaskMetrics, shown_metrics, tasks_from_json
 from esmm_tf.training import training_data
 from esmm_tf.training.model_directory import TrainedModel
 
@@ -43,7 +45,7 @@ def build_card(
     model_dir: str,
     model_name: str,
     version: int,
-    evaluation: Mapping[str, Any] | None,
+    evaluation: Evaluation | None,
     serving: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns the card.
@@ -53,7 +55,7 @@ def build_card(
       model_dir: where it comes from.
       model_name: under which a server has it.
       version: of the export.
-      evaluation: as `evaluation.json` holds it, if it was measured as it is.
+      evaluation: with its origin, if the model was measured as it is.
       serving: what the export says of its signatures and warm-up.
     """
     settings = trained.settings
@@ -96,29 +98,36 @@ def _hash_of_training(model_dir: str) -> str | None:
     return hashlib.sha256("\n".join(prints).encode()).hexdigest()[:16]
 
 
-def _measured(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _measured(evaluation: Evaluation) -> dict[str, Any]:
     """Returns metrics and intervals, of the whole and of the most frequent values of each slice."""
-    kept = ("data_hash", "impressions", "clicks", "conversions", "files", "interval")
     return {
-        **{name: evaluation[name] for name in kept},
-        "tasks": _metrics(evaluation["tasks"]),
+        "data_hash": evaluation.data_hash,
+        "impressions": evaluation.impressions,
+        "clicks": evaluation.clicks,
+        "conversions": evaluation.conversions,
+        "files": None if evaluation.origin is None else evaluation.origin.files,
+        "interval": dataclasses.asdict(evaluation.interval),
+        "tasks": _metrics(evaluation.tasks),
         "slices": {
             field: {
-                value: {"impressions": found["impressions"], "tasks": _metrics(found["tasks"])}
-                for value, found in list(values.items())[:_MOST_SLICE_VALUES]
+                value: {"impressions": part.impressions, "tasks": _metrics(part.tasks)}
+                for value, part in list(by_value.items())[:_MOST_SLICE_VALUES]
             }
-            for field, values in evaluation["slices"].items()
+            for field, by_value in evaluation.slices.items()
         },
     }
 
 
-def _metrics(tasks: Mapping[str, Any]) -> dict[str, Any]:
-    def metrics(values: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {n: values[n] for n in ("impressions", "positives")}
-        found |= {metric.name: values[metric.name] for metric in words.shown_metrics({"": values})}
-        return found | {"intervals": dict(values.get("intervals") or {})}
-
-    return {task: metrics(values) for task, values in tasks.items()}
+def _metrics(tasks: Mapping[str, TaskMetrics]) -> dict[str, Any]:
+    return {
+        task: {
+            "impressions": found.impressions,
+            "positives": found.positives,
+            **{metric.name: getattr(found, metric.name) for metric in shown_metrics([found])},
+            "intervals": dict(found.intervals),
+        }
+        for task, found in tasks.items()
+    }
 
 
 def write_card(card: Mapping[str, Any], directory: str) -> None:
@@ -157,39 +166,33 @@ def _evaluation_section(evaluation: Mapping[str, Any] | None) -> Section:
         f"{words.count(evaluation['clicks'])} clicks and "
         f"{words.count(evaluation['conversions'])} conversions, with 95 % intervals."
     )
-    tables = [_metrics_table("", {words.task_title(t): v for t, v in evaluation["tasks"].items()})]
+    tasks = tasks_from_json(evaluation["tasks"])
+    tables = [_metrics_table("", {words.task_title(task): m for task, m in tasks.items()})]
     for field, values in evaluation["slices"].items():
         rows = {
             f"{value}: {words.task_title(task)}": found
             for value, part in values.items()
-            for task, found in part["tasks"].items()
+            for task, found in tasks_from_json(part["tasks"]).items()
         }
         tables.append(_metrics_table(f"By {field}", rows))
     return Section(key="metrics", title="Metrics", sentences=[sentence], tables=tables)
 
 
-def _metrics_table(caption: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    shown = [name for name in _METRICS if any(name in values for values in rows.values())]
-
-    def cell(values: Mapping[str, Any], name: str) -> Cell:
-        value, interval = values.get(name), words.interval_of(values, name)
-        parts = (words.number(value, interval), words.bounds(value, interval))
-        return Cell(" ".join(filter(None, parts)))
-
+def _metrics_table(caption: str, rows: Mapping[str, TaskMetrics]) -> Table:
+    shown = [name for name in _METRICS if any(name in m.intervals for m in rows.values())]
     columns = [Column(title="", is_text=True)]
     columns += [Column(title=words.METRIC_TITLES[name]) for name in shown]
     columns += [Column(title="Positives"), Column(title="Impressions")]
-    counts = ("positives", "impressions")
     return Table(
         caption=caption,
         columns=columns,
         rows=[
             [
                 Cell(title),
-                *(cell(values, name) for name in shown),
-                *(Cell(words.count(values[name])) for name in counts),
+                *(Cell(metrics.in_words(name)) for name in shown),
+                *(Cell(words.count(n)) for n in (metrics.positives, metrics.impressions)),
             ]
-            for title, values in rows.items()
+            for title, metrics in rows.items()
         ],
     )
 

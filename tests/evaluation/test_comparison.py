@@ -1,6 +1,5 @@
 """Two models on the same impressions: paired differences, and the files that keep scores."""
 
-import json
 import math
 import os
 import statistics
@@ -22,6 +21,7 @@ from esmm_tf.evaluation.comparison import (
 from esmm_tf.evaluation.scores import Scores
 from esmm_tf.metrics import task
 from esmm_tf.metrics.task import Space
+from esmm_tf.reports.task_metrics import MetricDifference
 
 NUM_GROUPS = 200
 RESAMPLES = 500
@@ -73,7 +73,7 @@ def metric_of(name, logits, labels, groups):
 
 
 def standard_error(found):
-    low, high = found["interval"]
+    low, high = found.interval
     return (high - low) / 2 / statistics.NormalDist().inv_cdf(0.975)
 
 
@@ -96,7 +96,7 @@ def build_scores(seed=0, **changes):
 def saved(tmp_path):
     """Returns scores and the path of their evaluation, both written."""
     scores, path = build_scores(), str(tmp_path / "evaluation.json")
-    files.write_json(evaluation.evaluate_scores(scores).tree, path)
+    files.write_json(evaluation.evaluate_scores(scores).evaluation.to_json(), path)
     write_scores(scores, path)
     return scores, path
 
@@ -109,8 +109,8 @@ def test_the_interval_of_a_difference_is_that_of_a_bootstrap_of_groups(name):
 
     metrics = [metric_of(name, logits, labels, groups) for logits in models]
     first, second = (metric(np.ones(len(labels))) for metric in metrics)
-    assert found["baseline"] == pytest.approx(second, rel=1e-9)
-    assert found["difference"] == pytest.approx(first - second, rel=1e-6)
+    assert found.baseline == pytest.approx(second, rel=1e-9)
+    assert found.difference == pytest.approx(first - second, rel=1e-6)
     rng = np.random.default_rng(4)
     differences = []
     for _ in range(RESAMPLES):
@@ -118,7 +118,7 @@ def test_the_interval_of_a_difference_is_that_of_a_bootstrap_of_groups(name):
         weight = np.bincount(drawn, minlength=NUM_GROUPS)[groups]
         differences.append(metrics[0](weight) - metrics[1](weight))
     assert standard_error(found) == pytest.approx(np.std(differences, ddof=1), rel=0.15)
-    assert np.mean(found["interval"]) == pytest.approx(found["difference"])
+    assert np.mean(found.interval) == pytest.approx(found.difference)
 
 
 def test_the_interval_of_a_difference_is_narrower_than_those_of_the_two_values():
@@ -137,11 +137,11 @@ def test_the_p_value_is_that_of_the_normal_distribution():
 
     found = compare(*(measure(logits, labels, groups) for logits in models))["ctr"]["log_loss"]
 
-    ratio = abs(found["difference"]) / standard_error(found)
+    ratio = abs(found.difference) / standard_error(found)
     expected = 2 * statistics.NormalDist().cdf(-ratio)
-    assert found["p_value"] == pytest.approx(expected, rel=1e-6)
-    assert found["difference"] < 0  # the first model has less noise
-    assert found["p_value"] < 0.05
+    assert found.p_value == pytest.approx(expected, rel=1e-6)
+    assert found.difference < 0  # the first model has less noise
+    assert found.p_value < 0.05
 
 
 @pytest.mark.parametrize("name", ["auc", "log_loss"])
@@ -150,7 +150,7 @@ def test_of_equally_good_models_p_values_are_uniform(name):
     for seed in range(200):
         labels, groups, models = simulate(100 + seed, num_groups=80, noise=(0.7, 0.7))
         result = compare(*(measure(logits, labels, groups) for logits in models))
-        found.append(result["ctr"][name]["p_value"])
+        found.append(result["ctr"][name].p_value)
 
     # Of 200 draws at 5 %, 2 to 20 with a probability of 99.8 %; the mean lies in .5 +- 3 * .0204.
     p_values = np.array(found)
@@ -167,9 +167,9 @@ def test_a_model_does_not_differ_from_itself():
     assert {"auc", "gauc", "average_precision", "log_loss", "calibration"} <= set(found["ctr"])
     for metrics in found.values():
         for values in metrics.values():
-            assert values["difference"] == 0
-            assert values["interval"] is None
-            assert values["p_value"] is None
+            assert values.difference == 0
+            assert values.interval is None
+            assert values.p_value is None
 
 
 def test_what_the_truth_alone_gives_is_not_compared():
@@ -191,16 +191,15 @@ def test_a_difference_of_what_is_not_defined_is_none():
 
     found = compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
 
-    nothing = {"baseline": None, "difference": None, "interval": None, "p_value": None}
+    nothing = MetricDifference(baseline=None, difference=None, interval=None, p_value=None)
     assert found["ctr"]["auc"] == nothing
     assert found["cvr_clicked"]["log_loss"] == nothing
     # Without ten groups with a click the loss has a value, but nothing tells how far it varies.
-    assert found["ctr"]["log_loss"]["difference"] == pytest.approx(
+    assert found["ctr"]["log_loss"].difference == pytest.approx(
         np.logaddexp(0, scores.ctr_logits.astype(np.float64)).mean()
         - np.logaddexp(0, scores.cvr_logits.astype(np.float64)).mean()
     )
-    assert found["ctr"]["log_loss"]["interval"] is None
-    assert json.dumps(found, allow_nan=False)
+    assert found["ctr"]["log_loss"].interval is None
 
 
 def test_scores_are_read_as_they_were_written(saved):

@@ -13,6 +13,7 @@ from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import evaluation, scores
 from esmm_tf.evaluation.scores import Scores
 from esmm_tf.evaluation.slicing import Slices
+from esmm_tf.metrics.curves import NO_CURVES
 
 NUM_ROWS = 400
 METRICS = ("auc", "average_precision", "log_loss", "normalized_entropy", "calibration")
@@ -64,7 +65,7 @@ def oracle(seed=2):
 
 
 def tasks_of(found):
-    return evaluation.evaluate_scores(found).tree["tasks"]
+    return evaluation.evaluate_scores(found).evaluation.tasks
 
 
 @pytest.mark.parametrize("weight", [None, weights()], ids=["unweighted", "weighted"])
@@ -85,30 +86,26 @@ def test_each_task_is_measured_over_its_space(task, logits, label, is_clicked, w
     weight = np.ones(NUM_ROWS) if weight is None else weight.astype(np.float64)
     labels = getattr(found, label)[inside]
     expected = expected_metrics(getattr(found, logits)[inside], labels, weight[inside])
-    assert {name: result[name] for name in METRICS} == pytest.approx(expected, rel=1e-12)
-    assert result["impressions"] == inside.sum()
-    assert result["positives"] == labels.sum()
+    assert {name: getattr(result, name) for name in METRICS} == pytest.approx(expected, rel=1e-12)
+    assert result.impressions == inside.sum()
+    assert result.positives == labels.sum()
     for name in METRICS:
-        low, high = result["intervals"][name]
-        assert low < result[name] < high
-    assert result["space"] == ("clicked impressions" if is_clicked else "all impressions")
+        low, high = result.intervals[name]
+        assert low < getattr(result, name) < high
+    assert result.space == ("clicked impressions" if is_clicked else "all impressions")
 
 
 def test_an_evaluation_counts_what_it_read():
     found = build_scores(groups=np.arange(NUM_ROWS) // 4 * 10**12)
 
-    tree = evaluation.evaluate_scores(found).tree
+    result = evaluation.evaluate_scores(found).evaluation
 
-    assert {name: tree[name] for name in ("format_version", "impressions", "groups")} == {
-        "format_version": 2,
-        "impressions": NUM_ROWS,
-        "groups": NUM_ROWS // 4,
-    }
-    assert tree["clicks"] == found.click.sum()
-    assert tree["conversions"] == found.conversion.sum()
-    assert tree["data_hash"] == found.data_hash()
-    assert tree["interval"]["level"] == 0.95
-    assert list(tree["tasks"]) == ["ctr", "cvr_clicked", "ctcvr"]
+    assert (result.impressions, result.groups) == (NUM_ROWS, NUM_ROWS // 4)
+    assert result.clicks == found.click.sum()
+    assert result.conversions == found.conversion.sum()
+    assert result.data_hash == found.data_hash()
+    assert result.interval.level == 0.95
+    assert list(result.tasks) == ["ctr", "cvr_clicked", "ctcvr"]
 
 
 def test_the_truth_adds_the_task_that_no_log_can_show():
@@ -123,12 +120,12 @@ def test_the_truth_adds_the_task_that_no_log_can_show():
     logits = np.tile(found.cvr_logits, 2)
     weight = np.concatenate([found.weight * truth, found.weight * (1 - truth)])
     expected = expected_metrics(logits, labels, weight)
-    assert {name: result[name] for name in METRICS} == pytest.approx(expected, rel=1e-12)
+    assert {name: getattr(result, name) for name in METRICS} == pytest.approx(expected, rel=1e-12)
     best = reference.roc_auc_score(labels, np.tile(truth, 2), sample_weight=weight)
-    assert result["oracle_auc"] == pytest.approx(best, rel=1e-12)
-    assert result["positives"] == pytest.approx(truth.sum(), rel=1e-12)
-    assert result["regret"] > 0
-    assert "gauc" not in result
+    assert result.oracle_auc == pytest.approx(best, rel=1e-12)
+    assert result.positives == pytest.approx(truth.sum(), rel=1e-12)
+    assert result.regret > 0
+    assert "gauc" not in result.intervals
 
 
 @pytest.mark.parametrize(
@@ -148,7 +145,7 @@ def test_each_task_has_the_truth_of_what_it_predicts(task, label, powers):
     pctr, pcvr = (found.oracle[name].astype(np.float64) for name in ("oracle_pctr", "oracle_pcvr"))
     truth = pctr ** powers[0] * pcvr ** powers[1]
     best = reference.roc_auc_score(getattr(found, label)[inside], truth[inside])
-    assert result["oracle_auc"] == pytest.approx(best, rel=1e-12)
+    assert result.oracle_auc == pytest.approx(best, rel=1e-12)
 
 
 def test_gauc_is_taken_within_the_groups_of_the_tasks_space():
@@ -166,13 +163,13 @@ def test_gauc_is_taken_within_the_groups_of_the_tasks_space():
             continue
         aucs.append(reference.roc_auc_score(found.conversion[inside], found.cvr_logits[inside]))
         sizes.append(inside.sum())
-    assert result["gauc"] == pytest.approx(np.average(aucs, weights=sizes), rel=1e-12)
-    assert (result["gauc_groups"], result["gauc_groups_skipped"]) == (len(aucs), skipped)
+    assert result.gauc == pytest.approx(np.average(aucs, weights=sizes), rel=1e-12)
+    assert (result.gauc_groups, result.gauc_groups_skipped) == (len(aucs), skipped)
     assert skipped > 0
 
 
 def test_there_is_no_gauc_without_groups():
-    assert all("gauc" not in values for values in tasks_of(build_scores()).values())
+    assert all("gauc" not in task.intervals for task in tasks_of(build_scores()).values())
 
 
 def test_what_is_not_defined_is_none():
@@ -182,14 +179,14 @@ def test_what_is_not_defined_is_none():
     tasks = tasks_of(found)
 
     undefined = {"auc", "gauc", "average_precision", "normalized_entropy", "calibration"}
-    assert {name for name, value in tasks["ctr"].items() if value is None} == undefined
+    assert {n for n in tasks["ctr"].intervals if getattr(tasks["ctr"], n) is None} == undefined
     loss = np.mean(-np.log(1 - sigmoid(found.ctr_logits)))
-    assert tasks["ctr"]["log_loss"] == pytest.approx(loss, rel=1e-12)
+    assert tasks["ctr"].log_loss == pytest.approx(loss, rel=1e-12)
     # No click, so that the clicked space is empty.
     empty = tasks["cvr_clicked"]
-    assert (empty["impressions"], empty["positives"], empty["gauc_groups"]) == (0, 0, 0)
-    assert empty["log_loss"] is None
-    assert set(empty["intervals"].values()) == {None}
+    assert (empty.impressions, empty.positives, empty.gauc_groups) == (0, 0, 0)
+    assert empty.log_loss is None
+    assert set(empty.intervals.values()) == {None}
 
 
 def test_scores_of_shards_together_are_measured_as_one():
@@ -200,10 +197,10 @@ def test_scores_of_shards_together_are_measured_as_one():
 
     whole, parts = (tasks_of(s) for s in (found, found.take(shuffled)))
 
-    for task, values in whole.items():
-        for name, value in values.items():
-            if isinstance(value, float):
-                assert parts[task][name] == pytest.approx(value, rel=1e-12), (task, name)
+    for task, metrics in whole.items():
+        for name in metrics.intervals:
+            expected = pytest.approx(getattr(metrics, name), rel=1e-12)
+            assert getattr(parts[task], name) == expected, (task, name)
 
 
 @pytest.mark.parametrize("is_full", [False, True])
@@ -215,50 +212,48 @@ def test_a_slice_is_measured_as_if_it_were_alone(is_full):
         **(more if is_full else {}), slices={"shelf": Slices(codes=codes, values=("x", "y", "z"))}
     )
 
-    slices = evaluation.evaluate_scores(found).tree["slices"]["shelf"]
+    slices = evaluation.evaluate_scores(found).evaluation.slices["shelf"]
 
-    assert {v: s["impressions"] for v, s in slices.items()} == {
+    assert {v: s.impressions for v, s in slices.items()} == {
         value: (codes == code).sum() for code, value in enumerate("xyz")
     }
-    sizes = [values["impressions"] for values in slices.values()]
+    sizes = [part.impressions for part in slices.values()]
     assert sizes == sorted(sizes, reverse=True)
     alone = tasks_of(found.take(np.flatnonzero(codes == 1)))
-    for task, values in slices["y"]["tasks"].items():
-        assert values == {name: alone[task][name] for name in values}
-        assert "auc" in values
-        assert "roc" not in values
+    for task, metrics in slices["y"].tasks.items():
+        assert metrics == dataclasses.replace(alone[task], space="", curves=NO_CURVES)
 
 
 def test_the_content_is_valid_json_whatever_is_missing():
     nothing = np.zeros(NUM_ROWS, np.uint8)
     found = build_scores(click=nothing, conversion=nothing, oracle=oracle())
 
-    tree = evaluation.evaluate_scores(found).tree
+    tree = evaluation.evaluate_scores(found).evaluation.to_json()
 
     assert json.loads(json.dumps(tree, allow_nan=False))["tasks"]["ctr"]["auc"] is None
 
 
 def test_the_curves_of_a_task_stand_beside_its_metrics():
-    tree = evaluation.evaluate_scores(build_scores()).tree
+    result = evaluation.evaluate_scores(build_scores()).evaluation
 
-    task = tree["tasks"]["ctcvr"]
-    assert len(task["reliability"]) == 20
-    assert task["roc"]["true_positive_rate"][-1] == 1
-    assert task["precision_recall"]["recall"][-1] == 1
-    assert list(tree["histograms"]) == ["pctr", "pcvr", "pctcvr"]
-    assert sum(tree["histograms"]["pcvr"]["clicked"]) == tree["clicks"]
+    curves = result.tasks["ctcvr"].curves
+    assert len(curves.reliability) == 20
+    assert curves.roc.true_positive_rate[-1] == 1
+    assert curves.precision_recall.recall[-1] == 1
+    assert list(result.histograms) == ["pctr", "pcvr", "pctcvr"]
+    assert sum(result.histograms["pcvr"].clicked) == result.clicks
 
 
 def test_the_measurements_of_an_evaluation_are_those_of_its_tasks():
     found = build_scores()
 
-    evaluated = evaluation.evaluate_scores(found)
+    result, measurements = evaluation.evaluate_scores(found)
 
     for task, measured in evaluation.measure_tasks(found).items():
         for name, estimate in measured.estimates.items():
-            assert evaluated.tree["tasks"][task][name] == estimate.value
+            assert getattr(result.tasks[task], name) == estimate.value
             np.testing.assert_array_equal(
-                evaluated.measurements[task].estimates[name].influence, estimate.influence
+                measurements[task].estimates[name].influence, estimate.influence
             )
 
 
@@ -270,7 +265,9 @@ def test_a_trained_model_is_measured_by_its_scores(trained, scored_data):
 
     weight = found.weight.astype(np.float64)
     expected = expected_metrics(found.ctcvr_logits, found.conversion, weight)
-    assert {name: tasks["ctcvr"][name] for name in METRICS} == pytest.approx(expected, rel=1e-12)
+    assert {name: getattr(tasks["ctcvr"], name) for name in METRICS} == pytest.approx(
+        expected, rel=1e-12
+    )
     assert list(tasks) == ["ctr", "cvr_clicked", "ctcvr", "cvr_entire"]
 
 
@@ -281,7 +278,7 @@ def test_perfect_calibration_is_one_and_predicting_the_base_rate_has_normalized_
 
     task = tasks_of(dataclasses.replace(found, ctr_logits=base))["ctr"]
 
-    assert task["calibration"] == pytest.approx(1.0, rel=1e-12)
-    assert task["normalized_entropy"] == pytest.approx(1.0, rel=1e-12)
-    assert task["auc"] == 0.5
-    assert task["expected_calibration_error"] == pytest.approx(0.0, abs=1e-12)
+    assert task.calibration == pytest.approx(1.0, rel=1e-12)
+    assert task.normalized_entropy == pytest.approx(1.0, rel=1e-12)
+    assert task.auc == 0.5
+    assert task.expected_calibration_error == pytest.approx(0.0, abs=1e-12)

@@ -360,6 +360,6 @@ def test_the_scores_of_two_shards_put_together_measure_as_both_files_at_once(tra
     )
 
     assert min(len(first), len(second)) > 0
-    found = evaluation.evaluate_scores(merged).tree
-    assert found == evaluation.evaluate_scores(collect("train-*")).tree
-    assert json.dumps(found, allow_nan=False)
+    found = evaluation.evaluate_scores(merged).evaluation
+    assert found == evaluation.evaluate_scores(collect("train-*")).evaluation
+    assert json.dumps(found.to_json(), allow_nan=False)

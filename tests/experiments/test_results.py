@@ -11,6 +11,7 @@ from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.experiments import results, runs
 from esmm_tf.experiments.results import Repeated
 from esmm_tf.experiments.runs import Run
+from esmm_tf.reports.task_metrics import TaskMetrics, tasks_to_json
 
 NUM_CLUSTERS = 4
 INFLUENCES = {
@@ -19,9 +20,13 @@ INFLUENCES = {
 }
 
 
+def build_task(**changes):
+    return TaskMetrics(**{"impressions": 50, "positives": 5, "intervals": {}} | changes)
+
+
 def results_of(aucs, **more):
-    """Returns the content of `test.json` of one run an AUC."""
-    return [{"tasks": {"ctcvr": {"auc": auc, "impressions": 50, **more}}} for auc in aucs]
+    """Returns what one run an AUC was measured by."""
+    return [{"ctcvr": build_task(auc=auc, **more)} for auc in aucs]
 
 
 def repeated(method, aucs, **more):
@@ -125,18 +130,19 @@ def finished(tmp_path):
     for place, name in enumerate(config.methods):
         for run in runs.repetitions(chosen[name], config):
             auc = 0.6 + 0.01 * place + 0.001 * run.seed - 0.1 * (run.fraction < 1)
-            tasks = {task: {"auc": auc, "impressions": 50} for task in ("cvr_clicked", "ctcvr")}
+            task = build_task(auc=auc, intervals={"auc": None})
             training = {
                 "best_epoch": run.seed,
                 "epochs": 3,
                 "seconds": 10.0,
                 "impressions_an_epoch": 1000,
             }
+            tasks = tasks_to_json(dict.fromkeys(("cvr_clicked", "ctcvr"), task))
             measured = {"tasks": tasks, "parameters": 100 + place}
-            runs.save(run, config.output_dir, "training.json", training)
-            runs.save(run, config.output_dir, "test.json", measured)
+            runs.save_result(run, config.output_dir, "training.json", training)
+            runs.save_result(run, config.output_dir, "test.json", measured)
             if run == chosen[name]:
-                runs.save(run, config.output_dir, "validation.json", measured)
+                runs.save_result(run, config.output_dir, "validation.json", measured)
             influence = np.arange(3.0) * (1 + place) * 0.001
             directory = tmp_path / "runs" / run.name
             np.savez(directory / "test_influence.npz", cvr_clicked=influence, ctcvr=influence)

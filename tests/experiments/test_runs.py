@@ -14,6 +14,7 @@ from esmm_tf.experiments.runs import (
     save_result,
     uses_ctr_network,
 )
+from esmm_tf.reports.task_metrics import TaskMetrics, tasks_to_json
 
 
 def make_config(**changes):
@@ -23,8 +24,11 @@ def make_config(**changes):
 
 
 def validation(*, ctr=0.6, cvr_clicked=0.6, ctcvr=0.6):
-    aucs = {"ctr": ctr, "cvr_clicked": cvr_clicked, "ctcvr": ctcvr}
-    return {"tasks": {task: {"auc": auc} for task, auc in aucs.items()}}
+    """Returns the metrics of each task on validation."""
+    return {
+        task: TaskMetrics(impressions=9, positives=1, intervals={"auc": None}, auc=auc)
+        for task, auc in (("ctr", ctr), ("cvr_clicked", cvr_clicked), ("ctcvr", ctcvr))
+    }
 
 
 def test_every_run_has_a_name_of_its_own():
@@ -81,14 +85,14 @@ def test_the_chosen_candidate_is_run_for_every_fraction_and_seed():
 
 
 def test_a_candidate_is_judged_by_the_aucs_of_the_papers_table():
-    tasks = validation(ctr=0.9, cvr_clicked=0.6, ctcvr=0.7)["tasks"]
+    tasks = validation(ctr=0.9, cvr_clicked=0.6, ctcvr=0.7)
 
     assert criterion("esmm", tasks) == pytest.approx(0.65)
     assert criterion("ctr", tasks) == 0.9
 
 
 def test_an_auc_that_is_not_defined_counts_as_the_worst():
-    tasks = validation(cvr_clicked=None, ctcvr=0.7)["tasks"]
+    tasks = validation(cvr_clicked=None, ctcvr=0.7)
 
     assert criterion("base", tasks) == pytest.approx(0.35)
 
@@ -97,7 +101,8 @@ def test_validation_chooses_the_best_and_of_equal_ones_the_first(tmp_path):
     runs = candidates("esmm", make_config(), ctr_learning_rate=0.3)
     third = Run(method="esmm", learning_rate=0.0001)
     for run, auc in zip((*runs, third), (0.61, 0.65, 0.65), strict=True):
-        save_result(run, str(tmp_path), "validation.json", validation(ctcvr=auc))
+        result = {"tasks": tasks_to_json(validation(ctcvr=auc))}
+        save_result(run, str(tmp_path), "validation.json", result)
 
     assert choose([*runs, third], str(tmp_path)) == runs[1]
 

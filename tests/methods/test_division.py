@@ -85,7 +85,7 @@ def save(tmp_path):
 
     def write(scores):
         path = str(tmp_path / "evaluation.json")
-        files.write_json(evaluation.evaluate_scores(scores).tree, path)
+        files.write_json(evaluation.evaluate_scores(scores).evaluation.to_json(), path)
         comparison.write_scores(scores, path)
         return path
 
@@ -125,14 +125,14 @@ def test_a_ratio_is_compared_with_a_probability_where_both_have_the_metric():
     found = comparison.compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(product))
 
     of_cvr = found["cvr_clicked"]
-    aucs = [tasks_of(s)["cvr_clicked"]["auc"] for s in (scores, product)]
-    assert of_cvr["auc"]["difference"] == pytest.approx(aucs[0] - aucs[1])
-    assert of_cvr["auc"]["interval"] is not None
-    assert of_cvr["log_loss"]["baseline"] is not None
-    assert of_cvr["log_loss"]["difference"] is None
-    assert of_cvr["log_loss"]["interval"] is None
-    assert found["ctr"]["auc"]["difference"] == 0
-    assert found["ctcvr"]["auc"]["difference"] != 0
+    aucs = [tasks_of(s)["cvr_clicked"].auc for s in (scores, product)]
+    assert of_cvr["auc"].difference == pytest.approx(aucs[0] - aucs[1])
+    assert of_cvr["auc"].interval is not None
+    assert of_cvr["log_loss"].baseline is not None
+    assert of_cvr["log_loss"].difference is None
+    assert of_cvr["log_loss"].interval is None
+    assert found["ctr"]["auc"].difference == 0
+    assert found["ctcvr"]["auc"].difference != 0
 
 
 @pytest.fixture(scope="module")

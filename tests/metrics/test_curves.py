@@ -5,6 +5,7 @@ import pytest
 from sklearn import metrics as reference
 
 from esmm_tf.metrics import curves
+from esmm_tf.metrics.curves import PrecisionRecall, Roc
 from esmm_tf.metrics.task import Space
 
 
@@ -50,11 +51,11 @@ def test_a_bin_of_the_reliability_table_holds_mean_prediction_and_mean_label():
 
     low, high = curves.reliability(build_space(logits, [0, 0, 0, 1, 1, 1, 0, 1]))
 
-    assert low["mean_prediction"] == pytest.approx(0.25, rel=1e-6)
-    assert low["mean_label"] == 0.25
-    assert high["mean_prediction"] == pytest.approx(0.75, rel=1e-6)
-    assert high["mean_label"] == 0.75
-    assert [(row["impressions"], row["weight"]) for row in (low, high)] == [(4, 4.0), (4, 4.0)]
+    assert low.mean_prediction == pytest.approx(0.25, rel=1e-6)
+    assert low.mean_label == 0.25
+    assert high.mean_prediction == pytest.approx(0.75, rel=1e-6)
+    assert high.mean_label == 0.75
+    assert [(row.impressions, row.weight) for row in (low, high)] == [(4, 4.0), (4, 4.0)]
 
 
 def test_the_reliability_table_weighs_predictions_and_labels():
@@ -63,10 +64,10 @@ def test_the_reliability_table_weighs_predictions_and_labels():
 
     low, high = curves.reliability(build_space(logits, [1, 0, 1], weight))
 
-    assert low["mean_label"] == 0.75
-    assert low["mean_prediction"] == pytest.approx(0.2, rel=1e-6)
-    assert (low["impressions"], low["weight"]) == (2, 4.0)
-    assert (high["impressions"], high["weight"]) == (1, 4.0)
+    assert low.mean_label == 0.75
+    assert low.mean_prediction == pytest.approx(0.2, rel=1e-6)
+    assert (low.impressions, low.weight) == (2, 4.0)
+    assert (high.impressions, high.weight) == (1, 4.0)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -75,16 +76,14 @@ def test_bins_of_the_reliability_table_rise_and_weigh_about_the_same(weighted):
 
     table = curves.reliability(space)
 
-    weight = np.array([row["weight"] for row in table])
+    weight = np.array([row.weight for row in table])
     np.testing.assert_allclose(weight, weight.sum() / 20, rtol=0.02)
     assert weight.sum() == pytest.approx((space.positives + space.negatives).sum())
-    assert sum(row["impressions"] for row in table) == 5000
-    assert (np.diff([row["mean_prediction"] for row in table]) > 0).all()
-    labelled = sum(row["mean_label"] * row["weight"] for row in table)
+    assert sum(row.impressions for row in table) == 5000
+    assert (np.diff([row.mean_prediction for row in table]) > 0).all()
+    labelled = sum(row.mean_label * row.weight for row in table)
     assert labelled == pytest.approx(space.positives.sum())
-    assert all(
-        low < row["mean_label"] < high for row in table for low, high in [row["label_interval"]]
-    )
+    assert all(low < row.mean_label < high for row in table for low, high in [row.label_interval])
 
 
 def test_equal_scores_share_a_bin():
@@ -92,7 +91,7 @@ def test_equal_scores_share_a_bin():
 
     table = curves.reliability(space)
 
-    assert [row["impressions"] for row in table] == [30, 10]
+    assert [row.impressions for row in table] == [30, 10]
 
 
 def test_the_interval_of_a_mean_label_is_that_of_a_share():
@@ -103,7 +102,7 @@ def test_the_interval_of_a_mean_label_is_that_of_a_share():
     # The delta method on the logit of p = 1/4 of n = 400: 1.96 / sqrt(n p (1 - p)).
     step = 1.959964 / np.sqrt(400 * 0.25 * 0.75) * np.sqrt(400 / 399)
     expected = sigmoid([logit(0.25) - step, logit(0.25) + step])
-    assert row["label_interval"] == pytest.approx(expected, rel=1e-6)
+    assert row.label_interval == pytest.approx(expected, rel=1e-6)
 
 
 def test_groups_of_equal_labels_make_the_interval_of_a_mean_label_wider():
@@ -114,7 +113,7 @@ def test_groups_of_equal_labels_make_the_interval_of_a_mean_label_wider():
     (grouped,) = curves.reliability(build_space(np.zeros(1600), labels, groups=groups))
 
     def width(row):
-        low, high = logit(np.array(row["label_interval"]))
+        low, high = logit(np.array(row.label_interval))
         return high - low
 
     # 400 draws and not 1,600: twice as wide, but for the factor of n / (n - 1).
@@ -130,16 +129,16 @@ def test_groups_that_lie_in_several_bins_are_heeded_in_each():
     table = curves.reliability(build_space(logits, labels, groups=groups))
 
     # Each group has one positive and one negative in either bin, so that none moves the mean.
-    assert [row["mean_label"] for row in table] == [0.5, 0.5]
-    assert [row["label_interval"] for row in table] == [None, None]
+    assert [row.mean_label for row in table] == [0.5, 0.5]
+    assert [row.label_interval for row in table] == [None, None]
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_mean_label_of_none_or_all_has_no_interval(label):
     (row,) = curves.reliability(build_space(np.zeros(20), [label] * 20))
 
-    assert row["mean_label"] == label
-    assert row["label_interval"] is None
+    assert row.mean_label == label
+    assert row.label_interval is None
 
 
 def test_rows_without_weight_make_no_bin():
@@ -147,7 +146,7 @@ def test_rows_without_weight_make_no_bin():
 
     (row,) = curves.reliability(space)
 
-    assert (row["mean_label"], row["impressions"], row["weight"]) == (0.0, 1, 2.0)
+    assert (row.mean_label, row.impressions, row.weight) == (0.0, 1, 2.0)
 
 
 @pytest.mark.parametrize("decimals", [9, 1], ids=["distinct", "ties"])
@@ -163,7 +162,7 @@ def test_points_of_the_roc_curve_are_those_of_scikit_learn(decimals, weighted):
         sample_weight=space.positives + space.negatives,
         drop_intermediate=False,
     )
-    shown = points(found["false_positive_rate"], found["true_positive_rate"])
+    shown = points(found.false_positive_rate, found.true_positive_rate)
     assert_near_points(shown, points(false, true))
     assert shown[0] == (0.0, 0.0)
     assert shown[-1] == (1.0, 1.0)
@@ -181,14 +180,14 @@ def test_points_of_precision_against_recall_are_those_of_scikit_learn(decimals, 
     precision, recall, _ = reference.precision_recall_curve(
         space.positives > 0, space.logits, sample_weight=space.positives + space.negatives
     )
-    shown = points(found["recall"], found["precision"])
+    shown = points(found.recall, found.precision)
     assert_near_points(shown, points(recall, precision))
     # From the highest score alone to all rows, whose precision is the mean label.
     assert_near_points([shown[0]], [(round(recall[-2], 6), round(precision[-2], 6))])
     rate = space.positives.sum() / (space.positives + space.negatives).sum()
     assert shown[-1] == (1.0, pytest.approx(rate, abs=1e-6))
     assert 50 < len(shown) <= curves.MAX_POINTS
-    assert found["recall"] == sorted(found["recall"])
+    assert found.recall == sorted(found.recall)
 
 
 def assert_near_points(shown, known):
@@ -203,7 +202,7 @@ def test_the_area_under_the_points_is_about_that_under_the_curve():
 
     found = curves.roc(space)
 
-    area = reference.auc(found["false_positive_rate"], found["true_positive_rate"])
+    area = reference.auc(found.false_positive_rate, found.true_positive_rate)
     exact = reference.roc_auc_score(space.positives, space.logits)
     assert area == pytest.approx(exact, abs=1e-3)
 
@@ -211,33 +210,33 @@ def test_the_area_under_the_points_is_about_that_under_the_curve():
 def test_a_short_curve_has_all_its_points():
     space = build_space([3.0, 2.0, 2.0, 1.0], [1, 0, 1, 0])
 
-    assert curves.roc(space) == {
-        "false_positive_rate": [0.0, 0.0, 0.5, 1.0],
-        "true_positive_rate": [0.0, 0.5, 1.0, 1.0],
-    }
-    assert curves.precision_recall(space) == {
-        "recall": [0.5, 1.0, 1.0],
-        "precision": [1.0, round(2 / 3, 6), 0.5],
-    }
+    assert curves.roc(space) == Roc(
+        false_positive_rate=[0.0, 0.0, 0.5, 1.0], true_positive_rate=[0.0, 0.5, 1.0, 1.0]
+    )
+    assert curves.precision_recall(space) == PrecisionRecall(
+        recall=[0.5, 1.0, 1.0], precision=[1.0, round(2 / 3, 6), 0.5]
+    )
 
 
 def test_one_class_alone_has_no_roc_curve_and_without_positives_there_is_no_recall():
-    nothing = {"recall": [], "precision": []}
-    no_roc = {"false_positive_rate": [], "true_positive_rate": []}
+    nothing = PrecisionRecall(recall=[], precision=[])
+    no_roc = Roc(false_positive_rate=[], true_positive_rate=[])
     positives, negatives = build_space([1.0, 2.0], [1, 1]), build_space([1.0, 2.0], [0, 0])
 
     assert curves.roc(positives) == no_roc
     assert curves.roc(negatives) == no_roc
     assert curves.precision_recall(negatives) == nothing
-    assert curves.precision_recall(positives) == {"recall": [0.5, 1.0], "precision": [1.0, 1.0]}
+    assert curves.precision_recall(positives) == PrecisionRecall(
+        recall=[0.5, 1.0], precision=[1.0, 1.0]
+    )
 
 
 def test_no_rows_have_no_curves():
     space = build_space([], [])
 
     assert curves.reliability(space) == []
-    assert curves.roc(space) == {"false_positive_rate": [], "true_positive_rate": []}
-    assert curves.precision_recall(space) == {"recall": [], "precision": []}
+    assert curves.roc(space) == Roc(false_positive_rate=[], true_positive_rate=[])
+    assert curves.precision_recall(space) == PrecisionRecall(recall=[], precision=[])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -249,15 +248,17 @@ def test_a_histogram_holds_the_weight_of_clicked_and_unclicked_impressions(weigh
 
     found = curves.histogram(logits, click, weight if weighted else None)
 
-    edges = np.array(found["logit_edges"])
+    edges = np.array(found.logit_edges)
     of_row = np.float64(weight) if weighted else np.ones(500)
     inside = (edges[:-1, np.newaxis] <= logits) & (logits < edges[1:, np.newaxis])
     inside[-1] |= logits == logits.max()
     for name, label in (("clicked", 1), ("unclicked", 0)):
-        np.testing.assert_allclose(found[name], inside @ (of_row * (click == label)), rtol=1e-5)
-        assert sum(found[name]) == pytest.approx(of_row[click == label].sum(), rel=1e-5)
+        np.testing.assert_allclose(
+            getattr(found, name), inside @ (of_row * (click == label)), rtol=1e-5
+        )
+        assert sum(getattr(found, name)) == pytest.approx(of_row[click == label].sum(), rel=1e-5)
     assert (edges[0], edges[-1]) == (logits.min(), logits.max())
-    assert len(edges) == len(found["clicked"]) + 1 == curves.HISTOGRAM_BINS + 1
+    assert len(edges) == len(found.clicked) + 1 == curves.HISTOGRAM_BINS + 1
 
 
 def test_extreme_logits_stand_in_the_outermost_bins():
@@ -265,16 +266,16 @@ def test_extreme_logits_stand_in_the_outermost_bins():
 
     found = curves.histogram(logits, np.array([0, 0, 0, 1, 1], np.uint8), None)
 
-    assert (found["logit_edges"][0], found["logit_edges"][-1]) == (-30.0, 30.0)
-    assert (found["unclicked"][0], found["clicked"][-1]) == (2, 1)
-    assert (sum(found["unclicked"]), sum(found["clicked"])) == (3, 2)
+    assert (found.logit_edges[0], found.logit_edges[-1]) == (-30.0, 30.0)
+    assert (found.unclicked[0], found.clicked[-1]) == (2, 1)
+    assert (sum(found.unclicked), sum(found.clicked)) == (3, 2)
 
 
 def test_equal_logits_stand_in_one_bin():
     found = curves.histogram(np.full(7, 2.5, np.float32), np.ones(7, np.uint8), None)
 
-    assert sorted(found["clicked"])[-2:] == [0, 7]
-    assert found["logit_edges"][0] < 2.5 < found["logit_edges"][-1]
+    assert sorted(found.clicked)[-2:] == [0, 7]
+    assert found.logit_edges[0] < 2.5 < found.logit_edges[-1]
 
 
 @pytest.mark.parametrize("logit", [-30.0, 1.0, 29.99])
@@ -283,12 +284,12 @@ def test_logits_that_float32_hardly_tells_apart_stand_in_bins_about_them(logit):
 
     found = curves.histogram(logits, np.array([1, 0], np.uint8), None)
 
-    assert sum(found["clicked"]) == sum(found["unclicked"]) == 1
-    assert found["logit_edges"][0] < logit < found["logit_edges"][-1]
+    assert sum(found.clicked) == sum(found.unclicked) == 1
+    assert found.logit_edges[0] < logit < found.logit_edges[-1]
 
 
 def test_no_logits_make_an_empty_histogram():
     found = curves.histogram(np.zeros(0, np.float32), np.zeros(0, np.uint8), None)
 
-    assert sum(found["clicked"]) == sum(found["unclicked"]) == 0
-    assert len(found["logit_edges"]) == curves.HISTOGRAM_BINS + 1
+    assert sum(found.clicked) == sum(found.unclicked) == 0
+    assert len(found.logit_edges) == curves.HISTOGRAM_BINS + 1

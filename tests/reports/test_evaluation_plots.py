@@ -1,5 +1,6 @@
 """Plots of an evaluation: drawn from what there is, in one style, and without side effects."""
 
+import dataclasses
 import doctest
 import io
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from evaluation_results import build_result
 from PIL import Image
 
+from esmm_tf.metrics.curves import LogitHistogram, PrecisionRecall, ReliabilityBin, Roc
 from esmm_tf.reports import evaluation_plots
 from esmm_tf.reports.evaluation_plots import Dot
+from esmm_tf.reports.evaluation_result import Evaluation
 
 
 def pixels(png):
@@ -27,14 +30,28 @@ def holds(png, color):
     return bool((pixels(png)[0] == wanted).all(axis=-1).any())
 
 
+def build_task(name="ctr", **changes):
+    """Returns the metrics of a task, with some of its curves changed."""
+    task = Evaluation.from_json(build_result()).tasks[name]
+    return dataclasses.replace(task, curves=dataclasses.replace(task.curves, **changes))
+
+
+def build_histogram(score="pctr", **changes):
+    return dataclasses.replace(Evaluation.from_json(build_result()).histograms[score], **changes)
+
+
 def draw_reliability(**changes):
-    result = build_result()
-    values = result["tasks"]["ctr"] | changes
-    return evaluation_plots.draw_reliability("ctr", values, result["histograms"]["pctr"])
+    return evaluation_plots.draw_reliability("ctr", build_task(**changes), build_histogram())
 
 
 def reliability_bin(prediction, label, interval):
-    return {"mean_prediction": prediction, "mean_label": label, "label_interval": interval}
+    return ReliabilityBin(
+        mean_prediction=prediction,
+        mean_label=label,
+        label_interval=interval,
+        impressions=9,
+        weight=9.0,
+    )
 
 
 NOTHING = (210, 690)  # pixels of the picture that says that there is nothing to show
@@ -92,7 +109,7 @@ def test_a_bin_without_positives_is_marked_at_the_lower_edge():
         [reliability_bin(0.01, 0.0, None)],
         [reliability_bin(0.3, 0.3, [0.0, 0.6])],
         [reliability_bin(1e-9, 1e-12, None), reliability_bin(1.0, 1.0, [1.0, 1.0])],
-        [reliability_bin(None, None, None), reliability_bin(0.3, 0.3, None)],
+        [reliability_bin(0.0, 0.0, None), reliability_bin(0.3, 0.3, None)],
     ],
 )
 def test_odd_bins_are_drawn(bins):
@@ -101,25 +118,24 @@ def test_odd_bins_are_drawn(bins):
     assert shape[:2] == (750, 690)
 
 
-@pytest.mark.parametrize("histogram", [None, {}, {"logit_edges": [0, 1], "clicked": [0]}])
+@pytest.mark.parametrize(
+    "histogram", [None, LogitHistogram(logit_edges=[0, 1], clicked=[0], unclicked=[0])]
+)
 def test_reliability_is_drawn_without_the_spread_of_the_predictions(histogram):
-    values = build_result()["tasks"]["ctr"]
-
-    png = evaluation_plots.draw_reliability("ctr", values, histogram)
+    png = evaluation_plots.draw_reliability("ctr", build_task(), histogram)
 
     assert holds(png, evaluation_plots.BLUE)
 
 
 def test_the_spread_below_clicked_cvr_is_that_of_clicked_impressions():
-    result = build_result()
-    values, histogram = result["tasks"]["cvr_clicked"], result["histograms"]["pcvr"]
+    task, histogram = build_task("cvr_clicked"), build_histogram("pcvr")
+    others = dataclasses.replace(histogram, unclicked=[0] * 60)
 
-    png = evaluation_plots.draw_reliability("cvr_clicked", values, histogram)
-    others = histogram | {"unclicked": [0] * 60}
+    png = evaluation_plots.draw_reliability("cvr_clicked", task, histogram)
 
-    assert png == evaluation_plots.draw_reliability("cvr_clicked", values, others)
-    assert evaluation_plots.draw_reliability("ctr", values, histogram) != (
-        evaluation_plots.draw_reliability("ctr", values, others)
+    assert png == evaluation_plots.draw_reliability("cvr_clicked", task, others)
+    assert evaluation_plots.draw_reliability("ctr", task, histogram) != (
+        evaluation_plots.draw_reliability("ctr", task, others)
     )
 
 
@@ -127,13 +143,15 @@ def test_the_spread_below_clicked_cvr_is_that_of_clicked_impressions():
     "draw",
     [
         lambda: draw_reliability(reliability=[]),
-        lambda: evaluation_plots.draw_roc("ctr", {"roc": {"false_positive_rate": []}}),
-        lambda: evaluation_plots.draw_roc("ctr", {"roc": None}),
-        lambda: evaluation_plots.draw_precision_recall("ctr", {"precision_recall": {}}),
-        lambda: evaluation_plots.draw_precision_recall(
-            "ctr", {"precision_recall": {"recall": [None], "precision": [None]}}
+        lambda: evaluation_plots.draw_roc(
+            "ctr", build_task(roc=Roc(false_positive_rate=[], true_positive_rate=[]))
         ),
-        lambda: evaluation_plots.draw_histogram("pctr", {"logit_edges": [0, 1], "clicked": [0]}),
+        lambda: evaluation_plots.draw_precision_recall(
+            "ctr", build_task(precision_recall=PrecisionRecall(recall=[], precision=[]))
+        ),
+        lambda: evaluation_plots.draw_histogram(
+            "pctr", LogitHistogram(logit_edges=[0, 1], clicked=[0], unclicked=[0])
+        ),
         lambda: evaluation_plots.draw_slices(
             "x", [Dot(label="1", value=None, interval=None)], overall=0.5, name="auc"
         ),
@@ -146,25 +164,31 @@ def test_a_plot_of_nothing_is_small_and_says_so(draw):
 def test_the_base_rate_is_the_precision_when_everything_is_called(monkeypatch):
     drawn = []
     monkeypatch.setattr(evaluation_plots, "_png", drawn.append)
-    curve = {"recall": [0.5, 1.0, 1.0], "precision": [0.4, 0.3, 0.125]}
+    curve = PrecisionRecall(recall=[0.5, 1.0, 1.0], precision=[0.4, 0.3, 0.125])
+    task = dataclasses.replace(
+        build_task(precision_recall=curve), average_precision=None, intervals={}
+    )
 
-    evaluation_plots.draw_precision_recall("ctr", {"auc": 0.6, "precision_recall": curve})
+    evaluation_plots.draw_precision_recall("ctr", task)
 
     labels = [text.get_text() for text in drawn[0].axes[0].get_legend().get_texts()]
     assert labels == ["AP —", "base rate 12.5 %"]
 
 
 def test_the_two_sides_of_a_histogram_have_the_same_area():
-    histogram = {"logit_edges": [-2, -1, 0, 2], "clicked": [0, 6, 0], "unclicked": [600, 600, 0]}
+    histogram = LogitHistogram(
+        logit_edges=[-2, -1, 0, 2], clicked=[0, 6, 0], unclicked=[600, 600, 0]
+    )
+    more = dataclasses.replace(histogram, unclicked=[6000, 6000, 0])
 
     once = evaluation_plots.draw_histogram("pctr", histogram)
-    tenfold = evaluation_plots.draw_histogram("pctr", histogram | {"unclicked": [6000, 6000, 0]})
+    tenfold = evaluation_plots.draw_histogram("pctr", more)
 
     assert once == tenfold
 
 
 def test_a_histogram_of_one_side_is_drawn():
-    histogram = {"logit_edges": [-2, -1, 0], "clicked": [0, 0], "unclicked": [3, 0]}
+    histogram = LogitHistogram(logit_edges=[-2, -1, 0], clicked=[0, 0], unclicked=[3, 0])
 
     png = evaluation_plots.draw_histogram("pctr", histogram)
 

@@ -1,5 +1,6 @@
 """An evaluation as text: tasks, slices and comparisons, one a row."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -33,7 +34,7 @@ def build_slices(sizes):
 
 
 def evaluate(**changes):
-    return evaluation.evaluate_scores(build_scores(**changes)).tree
+    return evaluation.evaluate_scores(build_scores(**changes)).evaluation
 
 
 def cells_of(table):
@@ -45,7 +46,7 @@ def cells_of(table):
 def test_the_table_has_one_task_a_row():
     result = evaluate()
 
-    head, *rows = cells_of(evaluation_text.format_tasks(result))
+    head, *rows = cells_of(evaluation_text.format_tasks(result.tasks))
 
     assert head == [
         "task",
@@ -62,15 +63,15 @@ def test_the_table_has_one_task_a_row():
     ]
     assert [row[0] for row in rows] == ["ctr", "cvr_clicked", "ctcvr"]
     for row in rows:
-        task = result["tasks"][row[0]]
-        low, high = task["intervals"]["auc"]
+        task = result.tasks[row[0]]
+        low, high = task.intervals["auc"]
         names = ("gauc", "average_precision", "log_loss", "normalized_entropy", "calibration")
         assert row[1:] == [
-            f"{task['auc']:.4f}",
+            f"{task.auc:.4f}",
             f"{low:.4f}..{high:.4f}",
-            *(f"{task[name]:.4f}" for name in (*names, "expected_calibration_error")),
-            f"{task['positives']:.0f}",
-            f"{task['impressions']}",
+            *(f"{getattr(task, name):.4f}" for name in (*names, "expected_calibration_error")),
+            f"{task.positives:.0f}",
+            f"{task.impressions}",
         ]
 
 
@@ -81,16 +82,16 @@ def test_the_distance_from_the_truth_is_shown_where_it_is_known():
     }
     result = evaluate(groups=None, oracle=oracle)
 
-    head, *rows = cells_of(evaluation_text.format_truth(result))
+    head, *rows = cells_of(evaluation_text.format_truth(result.tasks))
 
     assert head[1:] == ["oracle_auc", "way_to_oracle", "oracle_log_loss", "regret", "bias"]
-    entire = result["tasks"]["cvr_entire"]
-    assert rows[3] == ["cvr_entire", *(f"{entire[name]:.4f}" for name in head[1:])]
-    assert evaluation_text.format_truth(evaluate()) == ""
+    entire = result.tasks["cvr_entire"]
+    assert rows[3] == ["cvr_entire", *(f"{getattr(entire, name):.4f}" for name in head[1:])]
+    assert evaluation_text.format_truth(evaluate().tasks) == ""
 
 
 def test_gauc_is_shown_where_there_are_groups():
-    (head, *_) = cells_of(evaluation_text.format_tasks(evaluate(groups=None)))
+    (head, *_) = cells_of(evaluation_text.format_tasks(evaluate(groups=None).tasks))
 
     assert "gauc" not in head
     assert "auc" in head
@@ -99,7 +100,7 @@ def test_gauc_is_shown_where_there_are_groups():
 def test_a_dash_stands_where_nothing_is_defined():
     none = np.zeros(NUM_ROWS, np.uint8)
 
-    rows = cells_of(evaluation_text.format_tasks(evaluate(click=none, conversion=none)))
+    rows = cells_of(evaluation_text.format_tasks(evaluate(click=none, conversion=none).tasks))
 
     ctr, clicked = rows[1], rows[2]
     assert ctr[1:5] == ["-"] * 4
@@ -108,10 +109,10 @@ def test_a_dash_stands_where_nothing_is_defined():
 
 
 def test_large_counts_are_shown_in_groups_of_three_digits():
-    result = evaluate()
-    result["tasks"]["ctr"] |= {"positives": 1234567.0, "impressions": 7654321}
+    ctr = evaluate().tasks["ctr"]
+    many = dataclasses.replace(ctr, positives=1234567.0, impressions=7654321)
 
-    table = evaluation_text.format_tasks(result)
+    table = evaluation_text.format_tasks({"ctr": many})
 
     assert "1,234,567    7,654,321" in table
 
@@ -119,7 +120,9 @@ def test_large_counts_are_shown_in_groups_of_three_digits():
 def test_slices_show_auc_and_calibration_of_each_value_the_most_frequent_first():
     result = evaluate(slices=build_slices([100, 300, 200]))
 
-    head, *rows = cells_of(evaluation_text.format_slices(result, "shop"))
+    head, *rows = cells_of(
+        evaluation_text.format_slices(result.slices["shop"], field="shop", tasks=result.tasks)
+    )
 
     assert head == [
         "shop",
@@ -139,10 +142,10 @@ def test_slices_show_auc_and_calibration_of_each_value_the_most_frequent_first()
         ("shop 0", "100"),
     ]
     scores = build_scores()
-    first = result["slices"]["shop"]["shop 1"]["tasks"]
+    first = result.slices["shop"]["shop 1"].tasks
     assert rows[0][1:-1] == [
         *(
-            f"{first[task][name]:.4f}"
+            f"{getattr(first[task], name):.4f}"
             for task in ("ctr", "cvr_clicked", "ctcvr")
             for name in ("auc", "calibration")
         ),
@@ -156,7 +159,9 @@ def test_twenty_values_of_a_slice_are_shown_and_the_others_counted(number, last)
     sizes = [NUM_ROWS - 2 * (number - 1), *[2] * (number - 1)]
     result = evaluate(slices=build_slices(sizes))
 
-    rows = cells_of(evaluation_text.format_slices(result, "shop"))
+    rows = cells_of(
+        evaluation_text.format_slices(result.slices["shop"], field="shop", tasks=result.tasks)
+    )
 
     assert [row[0] for row in rows[1:21]] == [f"shop {n}" for n in range(20)]
     assert rows[-1][-1] == last
@@ -168,19 +173,19 @@ def test_a_comparison_shows_differences_with_their_signs_intervals_and_p_values(
     other = scores.with_logits(scores.ctr_logits[::-1], scores.cvr_logits[::-1])
     tasks = comparison.compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
 
-    head, *rows = cells_of(evaluation_text.format_comparison({"tasks": tasks}))
+    head, *rows = cells_of(evaluation_text.format_comparison(tasks))
 
     assert head == ["task", "metric", "baseline", "difference", "95% interval", "p"]
     shown = ["auc", "gauc", "average_precision", "log_loss", "normalized_entropy", "calibration"]
     assert [row[:2] for row in rows] == [[task, name] for task in tasks for name in shown]
     for task, name, *cells in rows:
         found = tasks[task][name]
-        low, high = found["interval"]
+        low, high = found.interval
         assert cells == [
-            f"{found['baseline']:.4f}",
-            f"{found['difference']:+.4f}",
+            f"{found.baseline:.4f}",
+            f"{found.difference:+.4f}",
             f"{low:+.4f}..{high:+.4f}",
-            f"{found['p_value']:.2g}",
+            f"{found.p_value:.2g}",
         ]
     assert {cells[3][0] for cells in rows} == {"+", "-"}
 
@@ -189,7 +194,7 @@ def test_models_that_do_not_differ_have_no_interval_to_show():
     measured = evaluation.measure_tasks(build_scores(groups=None))
     tasks = comparison.compare(measured, measured)
 
-    rows = cells_of(evaluation_text.format_comparison({"tasks": tasks}))
+    rows = cells_of(evaluation_text.format_comparison(tasks))
 
     assert "gauc" not in {row[1] for row in rows}
     assert rows[1][3:] == ["+0.0000", "-", "-"]
@@ -200,6 +205,6 @@ def test_a_comparison_of_what_is_not_defined_is_dashes():
     measured = evaluation.measure_tasks(build_scores(click=none, conversion=none))
     tasks = comparison.compare(measured, measured)
 
-    rows = cells_of(evaluation_text.format_comparison({"tasks": tasks}))
+    rows = cells_of(evaluation_text.format_comparison(tasks))
 
     assert rows[1] == ["ctr", "auc", "-", "-", "-", "-"]

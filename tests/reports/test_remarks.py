@@ -6,10 +6,17 @@ import pytest
 from evaluation_results import build_result, without_numbers
 
 from esmm_tf import keys
-from esmm_tf.reports.remarks import Remark, find, verdict
+from esmm_tf.reports import remarks
+from esmm_tf.reports.evaluation_result import Evaluation
+from esmm_tf.reports.remarks import Remark, verdict
+from esmm_tf.reports.task_metrics import MetricDifference
 from esmm_tf.reports.words import METRICS
 
 BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def find(result):
+    return remarks.find(Evaluation.from_json(result))
 
 
 @pytest.mark.parametrize(
@@ -31,15 +38,19 @@ BY_NAME = {metric.name: metric for metric in METRICS}
     ],
 )
 def test_a_difference_is_judged_by_where_the_best_value_lies(name, baseline, difference, expected):
-    interval = [difference - 0.01, difference + 0.01]
-    change = {"baseline": baseline, "difference": difference, "interval": interval}
+    change = MetricDifference(
+        baseline=baseline,
+        difference=difference,
+        interval=(difference - 0.01, difference + 0.01),
+        p_value=0.04,
+    )
 
     assert verdict(BY_NAME[name], change) == expected
 
 
-@pytest.mark.parametrize("interval", [None, [-0.01, 0.21], [0.0, 0.2]])
+@pytest.mark.parametrize("interval", [None, (-0.01, 0.21), (0.0, 0.2)])
 def test_a_difference_that_may_be_0_is_unclear(interval):
-    change = {"baseline": 0.6, "difference": 0.1, "interval": interval}
+    change = MetricDifference(baseline=0.6, difference=0.1, interval=interval, p_value=0.3)
 
     assert verdict(BY_NAME["auc"], change) == "unclear"
 
@@ -102,9 +113,9 @@ def test_few_positives_are_warned_of(positives, is_few):
 
 
 def test_a_comparison_names_losses_before_gains():
-    remarks = find(calibrated(compared=True))
+    found = find(calibrated(compared=True))
 
-    assert [(remark.kind, remark.text) for remark in remarks] == [
+    assert [(remark.kind, remark.text) for remark in found] == [
         ("worse", "Clearly worse than the baseline: CTR (Log loss)."),
         (
             "better",

@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from evaluation_results import build_result
 from google.protobuf import text_format
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
@@ -20,6 +21,7 @@ from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import prediction
+from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.schema import toml_file
 from esmm_tf.serving import exporter, saved_model
 from esmm_tf.training import model_directory
@@ -365,12 +367,24 @@ def test_a_card_has_the_metrics_of_its_weights_and_calibration(
 ):
     copied = tmp_path / "model"
     shutil.copytree(model_dir, copied)
-    evaluation = {"weights": trained.weights, "calibration": {}} | changed
-    (copied / "evaluation.json").write_text(json.dumps(evaluation), encoding="utf-8")
+    tree = build_result(weights=trained.weights, **changed)
+    (copied / "evaluation.json").write_text(json.dumps(tree), encoding="utf-8")
 
     found = exporter.load_evaluation(trained, str(copied))
 
-    assert found == (None if changed else evaluation)
+    assert found == (None if changed else Evaluation.from_json(tree))
+
+
+def test_an_evaluation_that_is_damaged_stops_an_export(trained, model_dir, tmp_path):
+    copied = tmp_path / "model"
+    shutil.copytree(model_dir, copied)
+    tree = build_result(weights=trained.weights)
+    del tree["tasks"]["ctr"]["intervals"]
+    (copied / "evaluation.json").write_text(json.dumps(tree), encoding="utf-8")
+    message = r"evaluation\.json is damaged \(KeyError\('intervals'\)\)\. Evaluate the model again"
+
+    with pytest.raises(UserError, match=message):
+        exporter.load_evaluation(trained, str(copied))
 
 
 def test_a_model_that_was_not_measured_has_no_metrics(trained, model_dir, capsys):

@@ -8,6 +8,7 @@ from evaluation_results import build_result
 
 import esmm_tf
 from esmm_tf.calibration.maps import Platt
+from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.serving import model_card
 from esmm_tf.training import training_data
 
@@ -62,27 +63,29 @@ def test_training_data_of_an_older_release_has_no_hash(trained, model_dir):
 
 
 def test_metrics_have_their_intervals_and_slices(trained, model_dir):
-    evaluation = build_result(slices={"brand": ["acme", "other"]})
+    evaluation = Evaluation.from_json(build_result(slices={"brand": ["acme", "other"]}))
 
     found = build(trained, model_dir, evaluation=evaluation)["evaluation"]
 
-    task = evaluation["tasks"]["cvr_clicked"]
-    assert found["tasks"]["cvr_clicked"]["auc"] == task["auc"]
-    assert found["tasks"]["cvr_clicked"]["intervals"] == task["intervals"]
+    task = evaluation.tasks["cvr_clicked"]
+    assert found["files"] == evaluation.origin.files
+    assert found["tasks"]["cvr_clicked"]["auc"] == task.auc
+    assert found["tasks"]["cvr_clicked"]["intervals"] == task.intervals
     assert set(found["slices"]["brand"]) == {"acme", "other"}
     assert "reliability" not in found["tasks"]["cvr_clicked"]
 
 
 def test_of_a_slice_the_twenty_most_frequent_values_are_shown(trained, model_dir):
-    evaluation = build_result(slices={"item": [f"item {place}" for place in range(30)]})
+    values = [f"item {place}" for place in range(30)]
+    evaluation = Evaluation.from_json(build_result(slices={"item": values}))
 
     found = build(trained, model_dir, evaluation=evaluation)["evaluation"]
 
-    assert list(found["slices"]["item"]) == list(evaluation["slices"]["item"])[:20]
+    assert list(found["slices"]["item"]) == values[:20]
 
 
 def test_the_text_of_a_card_shows_all_of_it(trained, model_dir):
-    evaluation = build_result(slices={"brand": ["acme"]})
+    evaluation = Evaluation.from_json(build_result(slices={"brand": ["acme"]}))
     calibration = {"pctr": Platt(slope=1.0, offset=0.0)}
     calibrated = dataclasses.replace(trained, calibration=calibration)
 
