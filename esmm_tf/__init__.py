@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     from esmm_tf.experiments.comparison import compare_methods as compare_methods
     from esmm_tf.methods import Method as Method
     from esmm_tf.methods import NetworkBuilder as NetworkBuilder
+    from esmm_tf.reports.evaluation_page import plot_evaluation as plot_evaluation
     from esmm_tf.schema.columns import BucketizedColumn as BucketizedColumn
     from esmm_tf.schema.columns import HashBucketColumn as HashBucketColumn
     from esmm_tf.schema.columns import IdentityColumn as IdentityColumn
@@ -42,6 +43,7 @@ _WITHOUT_TENSORFLOW = {
     "UserError": "errors",
     "VocabularyColumn": "schema.columns",
     "load_schema": "schema.toml_file",
+    "plot_evaluation": "reports.evaluation_page",
 }
 _WITH_TENSORFLOW = {
     "DataSetWriter": "data.writer",

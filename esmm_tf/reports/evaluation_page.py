@@ -54,11 +54,7 @@ def write_report(evaluation: Evaluation, directory: str) -> str:
       UserError: if the extra `report` is not installed.
     """
     drawing, jinja2 = _load_extra()
-    sections: dict[str, Sequence[Plot]] = {
-        "reliability": list(_draw_reliability(drawing, evaluation)),
-        "curves": list(_draw_curves(drawing, evaluation)),
-        "histograms": list(_draw_histograms(drawing, evaluation)),
-    }
+    sections = _draw_sections(drawing, evaluation)
     slices = list(_draw_slices(drawing, evaluation))
     page = _render(jinja2, evaluation, slices=slices, **sections)
     sliced = [plot for field in slices for part in field.tasks for plot in part.plots]
@@ -67,6 +63,28 @@ def write_report(evaluation: Evaluation, directory: str) -> str:
     path = os.path.join(directory, PAGE)
     files.write_text(path, page)
     return path
+
+
+def plot_evaluation(evaluation: Evaluation) -> dict[str, Plot]:
+    """Returns pictures of an evaluation, which a notebook shows, by names such as `roc_ctr`.
+
+    They are those of a report but for the slices: reliability, ROC, precision against recall, and
+    how each score is spread.
+
+    Raises:
+      UserError: if the extra `report` is not installed.
+    """
+    drawing, _ = load_extra("evaluation_plots")
+    plots = itertools.chain(*_draw_sections(drawing, evaluation).values())
+    return {plot.file.removesuffix(".png"): plot for plot in plots}
+
+
+def _draw_sections(drawing: Any, evaluation: Evaluation) -> dict[str, Sequence[Plot]]:
+    return {
+        "reliability": list(_draw_reliability(drawing, evaluation)),
+        "curves": list(_draw_curves(drawing, evaluation)),
+        "histograms": list(_draw_histograms(drawing, evaluation)),
+    }
 
 
 def check_installed() -> None:

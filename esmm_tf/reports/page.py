@@ -17,6 +17,10 @@ class Plot:
     png: bytes
     alt: str
 
+    def _repr_png_(self) -> bytes:
+        """Returns what Jupyter shows."""
+        return self.png
+
     @property
     def source(self) -> str:
         """Returns the picture as the address of an `img`."""

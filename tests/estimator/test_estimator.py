@@ -116,11 +116,18 @@ def test_an_evaluation_is_returned_and_kept(estimator, records, capfd):
     evaluation = estimator.evaluate(records)
 
     kept = json.loads(pathlib.Path(estimator.model_dir, "evaluation.json").read_text())
-    assert evaluation.to_json() == kept
+    assert json.loads(json.dumps(evaluation.to_json())) == kept
     assert evaluation.tasks["ctr"].impressions == 240
     assert evaluation.tasks["ctr"].auc == kept["tasks"]["ctr"]["auc"]
     assert evaluation.table().splitlines()[1].split()[0] == "ctr"
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_evaluation_is_drawn_for_a_notebook(estimator, records):
+    plots = esmm_tf.plot_evaluation(estimator.evaluate(records))
+
+    assert {"reliability_ctr", "roc_ctcvr", "precision_recall_ctr", "histogram_pcvr"} <= set(plots)
+    assert all(plot._repr_png_().startswith(b"\x89PNG") for plot in plots.values())
 
 
 def test_predictions_are_arrays_or_a_file(estimator, records, tmp_path):
