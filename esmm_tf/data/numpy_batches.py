@@ -13,7 +13,7 @@ from esmm_tf.data import input_fn
 from esmm_tf.data.source import Source, check_schema
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
-from esmm_tf.schema.schema import CONTEXT, Feature, Schema
+from esmm_tf.schema.schema import Feature, Schema
 
 _BATCH_SIZE = 8192
 _SEED = 1
@@ -65,7 +65,7 @@ class Batch:
         """Returns the rows of one feature."""
         outcomes = np.stack([np.ones_like(self.click), self.click, self.conversion], axis=1)
         group = self.group_index
-        if feature.side == CONTEXT:
+        if feature.is_context:
             outcomes = np.stack([self.sum_by_group(column) for column in outcomes.T], axis=1)
             group = np.arange(self.num_groups)
         found = self.features[feature.name]
@@ -76,7 +76,7 @@ class Batch:
         else:
             values, lengths = found.flat_values.numpy(), found.row_lengths().numpy()
         if feature.weighted:
-            weights = self.features[feature.name + keys.WEIGHT_SUFFIX].flat_values.numpy()
+            weights = self.features[feature.weight_key].flat_values.numpy()
         return Rows(
             values=values,
             lengths=lengths,

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from esmm_tf import keys
 from esmm_tf.data.ragged import row_ids
-from esmm_tf.data.records import needs_lengths
 from esmm_tf.schema.columns import NumericColumn
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Key, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, RecordField
+from esmm_tf.schema.schema import Feature, Schema
 
 
 def parse_groups(
@@ -31,28 +31,23 @@ def parse_groups(
       `[rows]` with NaN where it is missing, where rows are groups for a context feature and
       impressions for others; `group_index`, int64 `[impressions]`, is each impression's group.
     """
-    carried = _carried_names(schema) if carry else ()
-    spec = {f.name: _ragged_feature(f.name, f) for f in schema.features}
-    spec |= {name: _ragged_feature(name, schema.field(name)) for name in carried}
-    for feature in schema.features:
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            spec[key] = _ragged_feature(key, feature, dtype=tf.float32)
+    carried = schema.carried_names if carry else ()
+    fields = dict.fromkeys([*schema.features, *map(schema.field, carried)])
+    spec = {key: _ragged_feature(key, field) for field in fields for key in field.value_keys}
     spec[keys.CLICK] = _values(keys.CLICK, tf.int64)
     if labels:
         spec |= _label_spec(schema)
     parsed = tf.io.parse_example(serialized, spec)
     group_index = row_ids(parsed[keys.CLICK].row_lengths())
     features = {keys.GROUP_INDEX: group_index}
-    for key in spec:
-        field = _field_of(schema, key)
-        if field is not None:
+    for field in fields:
+        for key in field.value_keys:
             features[key] = _rows(parsed[key], field, key=key, group_index=group_index)
     carry_tensors = {}
     for name in carried:
         rows = features[name].values
-        side = schema.field(name).side
-        carry_tensors[name] = tf.gather(rows, group_index) if side == CONTEXT else rows
+        is_context = schema.field(name).is_context
+        carry_tensors[name] = tf.gather(rows, group_index) if is_context else rows
     batch: dict[str, Any] = {"features": _model_inputs(features, schema)}
     if labels:
         batch |= _label_tensors(parsed, schema)
@@ -98,29 +93,24 @@ def parse_candidates(
 
 def _parse_features(serialized: tf.Tensor, features: Sequence[Feature]) -> dict[str, Any]:
     """Returns features, and weights, ragged `[rows, values]`, of one Example a row."""
-    spec = {}
-    for feature in features:
-        spec[feature.name] = _values(feature.name, _tf_dtype(feature.dtype))
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            spec[key] = _values(key, tf.float32)
+    spec = {key: _values(key, _tf_dtype(f, key)) for f in features for key in f.value_keys}
     if not spec:
         return {}
     parsed = tf.io.parse_example(serialized, spec)
     for feature in features:
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            parsed[key] = _weights_of(parsed[feature.name], parsed[key], feature.name)
+            parsed[feature.weight_key] = _weights_of(parsed, feature)
     return parsed
 
 
-def _weights_of(values: tf.RaggedTensor, weights: tf.RaggedTensor, name: str) -> tf.RaggedTensor:
+def _weights_of(parsed: Mapping[str, tf.RaggedTensor], feature: Feature) -> tf.RaggedTensor:
     """Returns the weights, checked to be as many as the values in each row."""
+    name, values, weights = feature.name, parsed[feature.name], parsed[feature.weight_key]
     check = tf.debugging.assert_equal(
         values.row_splits,
         weights.row_splits,
         # Without quotes, before which the error would show backslashes.
-        message=f"Feature {name} needs one weight a value, under {name}{keys.WEIGHT_SUFFIX}.",
+        message=f"Feature {name} needs one weight a value, under {feature.weight_key}.",
     )
     with tf.control_dependencies([check]):
         return values.with_flat_values(tf.identity(weights.flat_values))
@@ -132,27 +122,21 @@ def count_impressions(serialized: tf.Tensor) -> tf.Tensor:
     return tf.io.parse_example(serialized, spec)[keys.CLICK].row_lengths()
 
 
-def _carried_names(schema: Schema) -> tuple[str, ...]:
-    names = [*schema.carry, *([schema.group_key] if schema.group_key else [])]
-    return tuple(dict.fromkeys(names))
-
-
-def _tf_dtype(dtype: str) -> tf.DType:
-    return tf.dtypes.as_dtype(dtype)
+def _tf_dtype(field: RecordField, key: str) -> tf.DType:
+    """Returns the dtype of what a field has under a key: its own, or that of weights."""
+    return tf.dtypes.as_dtype(field.dtype) if key == field.name else tf.float32
 
 
 def _values(key: str, dtype: tf.DType) -> tf.io.RaggedFeature:
     return tf.io.RaggedFeature(dtype, value_key=key, row_splits_dtype=tf.int64)
 
 
-def _ragged_feature(
-    key: str, field: Feature | Key, dtype: tf.DType | None = None
-) -> tf.io.RaggedFeature:
+def _ragged_feature(key: str, field: RecordField) -> tf.io.RaggedFeature:
     partitions = []
-    if needs_lengths(field):
-        partitions = [tf.io.RaggedFeature.RowLengths(field.name + keys.LENGTHS_SUFFIX)]
+    if field.has_lengths:
+        partitions = [tf.io.RaggedFeature.RowLengths(field.lengths_key)]
     return tf.io.RaggedFeature(
-        dtype or _tf_dtype(field.dtype),
+        _tf_dtype(field, key),
         value_key=key,
         partitions=partitions,
         row_splits_dtype=tf.int64,
@@ -184,18 +168,13 @@ def _label_tensors(parsed: Mapping[str, tf.RaggedTensor], schema: Schema) -> dic
     return tensors
 
 
-def _field_of(schema: Schema, key: str) -> Feature | Key | None:
-    name = key.removesuffix(keys.WEIGHT_SUFFIX)
-    return next((f for f in schema.fields if f.name == name), None)
-
-
 def _rows(
-    parsed: tf.RaggedTensor, field: Feature | Key, *, key: str, group_index: tf.Tensor
+    parsed: tf.RaggedTensor, field: RecordField, *, key: str, group_index: tf.Tensor
 ) -> tf.RaggedTensor:
     """Returns the values as a ragged `[rows, values]`."""
-    if field.side == CONTEXT:
+    if field.is_context:
         return parsed
-    if needs_lengths(field):
+    if field.has_lengths:
         rows = parsed.values
     else:
         rows = tf.RaggedTensor.from_uniform_row_length(parsed.values, 1)
@@ -218,6 +197,5 @@ def _model_inputs(parsed: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
             rows = tf.cast(rows, tf.float32).to_tensor(np.nan, shape=[None, 1])[:, 0]
         inputs[feature.name] = rows
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            inputs[key] = parsed[key]
+            inputs[feature.weight_key] = parsed[feature.weight_key]
     return inputs

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from esmm_tf import keys
 from esmm_tf.data.ragged import row_ids
-from esmm_tf.schema.schema import CONTEXT, Schema
+from esmm_tf.schema.record_field import CONTEXT
+from esmm_tf.schema.schema import Schema
 
 Batch = dict[str, Any]
 ScoreClicks = Callable[[Mapping[str, Any]], tf.Tensor]
@@ -115,11 +116,9 @@ def take_impressions(batch: Batch, rows: tf.Tensor, schema: Schema) -> Batch:
     """
     features = batch["features"]
     groups, group_index = tf.unique(tf.gather(features[keys.GROUP_INDEX], rows), out_idx=tf.int64)
-    context = {f.name for f in schema.side_features(CONTEXT)}
+    context = {key for f in schema.side_features(CONTEXT) for key in f.value_keys}
     taken = {
-        name: tf.gather(
-            values, groups if name.removesuffix(keys.WEIGHT_SUFFIX) in context else rows
-        )
+        name: tf.gather(values, groups if name in context else rows)
         for name, values in features.items()
         if name != keys.GROUP_INDEX
     }

@@ -9,7 +9,8 @@ import numpy as np
 from esmm_tf import keys
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
-from esmm_tf.schema.schema import CONTEXT, MANY, Feature, Key, Schema
+from esmm_tf.schema.record_field import MANY
+from esmm_tf.schema.schema import Feature, Key, Schema
 
 MISSING = "(missing)"
 MAX_VALUES = 10_000
@@ -74,7 +75,7 @@ class SliceReader:
         else:
             texts = found.flat_values.numpy().astype("S")
             rows = _filled(texts, found.row_lengths().numpy(), MISSING.encode())
-        return rows[group_index] if self._field.side == CONTEXT else rows
+        return rows[group_index] if self._field.is_context else rows
 
     def _text(self, value: Any) -> str:
         if isinstance(value, bytes):

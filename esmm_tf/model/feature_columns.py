@@ -45,14 +45,15 @@ def tensor_names(schema: Schema) -> dict[str, str]:
         name = re.sub(r"[^A-Za-z0-9_]", "_", feature.name)
         names[feature.name] = name if name[0] != "_" else f"feature{name}"
         if feature.weighted:
-            names[feature.name + keys.WEIGHT_SUFFIX] = f"{names[feature.name]}_weight"
+            names[feature.weight_key] = f"{names[feature.name]}_weight"
     counts = collections.Counter(names.values())
-    for key, name in names.items():
-        if counts[name] > 1 and key != keys.GROUP_INDEX:
-            raise UserError(
-                f"Feature {key.removesuffix(keys.WEIGHT_SUFFIX)!r} and another one both need the "
-                f"tensor name {name!r}. Rename one of them in the schema."
-            )
+    for feature in schema.features:
+        for key in feature.value_keys:
+            if counts[names[key]] > 1:
+                raise UserError(
+                    f"Feature {feature.name!r} and another one both need the tensor name "
+                    f"{names[key]!r}. Rename one of them in the schema."
+                )
     return names
 
 
@@ -68,7 +69,7 @@ def build_inputs(schema: Schema) -> dict[str, Any]:
             continue
         inputs[key] = tf_keras.Input((None,), dtype=feature.dtype, name=names[key], ragged=True)
         if feature.weighted:
-            key += keys.WEIGHT_SUFFIX
+            key = feature.weight_key
             inputs[key] = tf_keras.Input((None,), dtype=tf.float32, name=names[key], ragged=True)
     return inputs
 

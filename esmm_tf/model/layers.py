@@ -14,7 +14,8 @@ from esmm_tf.model.embedding import FusedEmbedding
 from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric
 from esmm_tf.model.losses import Outputs
 from esmm_tf.schema.columns import NumericColumn
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION
+from esmm_tf.schema.schema import Feature, Schema
 
 _HIGHEST_LOG_PCVR = -1e-6
 
@@ -72,8 +73,7 @@ class ImpressionEncoder(tf_keras.layers.Layer):
             if not chosen:
                 continue
             tokens = [
-                self._readers[f.name](inputs[f.name], inputs.get(f.name + keys.WEIGHT_SUFFIX))
-                for f in chosen
+                self._readers[f.name](inputs[f.name], inputs.get(f.weight_key)) for f in chosen
             ]
             parts.append(
                 embedding(

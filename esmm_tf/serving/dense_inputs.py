@@ -12,7 +12,8 @@ import tensorflow as tf
 from esmm_tf import keys
 from esmm_tf.model.feature_columns import tensor_names
 from esmm_tf.schema.columns import FLOAT32, INT64, STRING, NumericColumn
-from esmm_tf.schema.schema import MANY, Feature, Schema
+from esmm_tf.schema.record_field import MANY
+from esmm_tf.schema.schema import Feature, Schema
 
 # Stands for "no value". Weights of padding are not read.
 PADDING = {INT64: np.iinfo(np.int64).min, FLOAT32: np.nan, STRING: ""}
@@ -38,7 +39,7 @@ def tensor_specs(schema: Schema, widths: Widths) -> dict[str, tf.TensorSpec]:
         shape = [None, widths[feature.name]] if feature.values == MANY else [None]
         specs[feature.name] = tf.TensorSpec(shape, feature.dtype, name=names[feature.name])
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
+            key = feature.weight_key
             specs[key] = tf.TensorSpec(shape, tf.float32, name=names[key])
     return specs
 
@@ -70,7 +71,7 @@ def pad(
         rows = [_read(one, feature.name) for one in examples]
         tensors[names[feature.name]] = _dense(rows, width, feature.dtype, PADDING[feature.dtype])
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
+            key = feature.weight_key
             rows = [_read(one, key) for one in examples]
             tensors[names[key]] = _dense(rows, width, FLOAT32, 0.0)
     return tensors
@@ -103,7 +104,7 @@ def unpad(tensors: Mapping[str, tf.Tensor], schema: Schema) -> dict[str, Any]:
             continue
         inputs[feature.name] = _ragged(dense, present)
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
+            key = feature.weight_key
             inputs[key] = _ragged(tensors[key], present)
     return inputs
 

@@ -18,7 +18,8 @@ from esmm_tf.data.source import Source
 from esmm_tf.data.tally import Tally, shorten_numbers
 from esmm_tf.metrics import exact
 from esmm_tf.schema.columns import BucketizedColumn
-from esmm_tf.schema.schema import MANY, Feature, Schema
+from esmm_tf.schema.record_field import MANY
+from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.training.findings import Finding
 
 MIN_POSITIVES = 20

@@ -121,5 +121,5 @@ def _numbers(batch: Mapping[str, Any], schema: Schema) -> Iterator[tuple[str, np
         elif values.dtype == tf.float32:
             yield feature.name, values.flat_values.numpy()
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            yield key, batch["features"][key].flat_values.numpy()
+            weights = batch["features"][feature.weight_key]
+            yield feature.weight_key, weights.flat_values.numpy()

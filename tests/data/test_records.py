@@ -40,7 +40,7 @@ def groups(draw, schema, max_impressions=4):
         most = {"one": 1, "optional": 1, "many": 3}[getattr(field, "values", "one")]
         least = 1 if getattr(field, "values", "one") == "one" else 0
         lengths = draw(lists(st.integers(least, most), num_rows))
-        if records.needs_lengths(field):
+        if field.has_lengths:
             group[f"{field.name}:lengths"] = lengths
         if sum(lengths) == 0 and draw(st.booleans()):
             continue  # an absent key and an empty list mean the same
@@ -270,12 +270,6 @@ def test_values_are_encoded_by_their_dtype(values, kind):
         wanted = [v.encode() if isinstance(v, str) else v for v in values]
         assert feature.WhichOneof("kind") == kind
         assert list(getattr(feature, kind).value) == wanted
-
-
-def test_only_an_impression_feature_of_any_number_of_values_needs_lengths(schema):
-    names = [f.name for f in (*schema.features, *schema.keys) if records.needs_lengths(f)]
-
-    assert names == ["brand", "tags", "visits", "stock", "discount"]
 
 
 def test_a_group_that_fits_is_accepted(schema, build_group):

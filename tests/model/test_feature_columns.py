@@ -21,7 +21,8 @@ from esmm_tf.schema.columns import (
     NumericColumn,
     VocabularyColumn,
 )
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, MANY, OPTIONAL
+from esmm_tf.schema.schema import Feature, Schema
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 

@@ -7,7 +7,8 @@ from esmm_tf.config.training import ModelConfig
 from esmm_tf.model.layers import EntireSpaceOutputs, ImpressionEncoder, TowerLogits, build_tower
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema, Table
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, MANY, OPTIONAL
+from esmm_tf.schema.schema import Feature, Schema, Table
 
 IDS = IdentityColumn(vocabulary_size=4)
 
