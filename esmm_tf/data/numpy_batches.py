@@ -10,6 +10,7 @@ import tensorflow as tf
 from esmm_tf import console, keys
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
+from esmm_tf.data.feature_values import take_values
 from esmm_tf.data.source import Source, check_schema
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
@@ -68,19 +69,16 @@ class Batch:
         if feature.is_context:
             outcomes = np.stack([self.sum_by_group(column) for column in outcomes.T], axis=1)
             group = np.arange(self.num_groups)
-        found = self.features[feature.name]
-        weights = None
+        found, weights = take_values(self.features, feature)
         if isinstance(feature.column, NumericColumn):
             present = ~np.isnan(found.numpy())
             values, lengths = found.numpy()[present], present.astype(np.int64)
         else:
             values, lengths = found.flat_values.numpy(), found.row_lengths().numpy()
-        if feature.weighted:
-            weights = self.features[feature.weight_key].flat_values.numpy()
         return Rows(
             values=values,
             lengths=lengths,
-            weights=weights,
+            weights=None if weights is None else weights.flat_values.numpy(),
             group=group,
             outcomes=outcomes.astype(np.int64),
             half=self.half[group],

@@ -105,15 +105,20 @@ def _parse_features(serialized: tf.Tensor, features: Sequence[Feature]) -> dict[
 
 def _weights_of(parsed: Mapping[str, tf.RaggedTensor], feature: Feature) -> tf.RaggedTensor:
     """Returns the weights, checked to be as many as the values in each row."""
-    name, values, weights = feature.name, parsed[feature.name], parsed[feature.weight_key]
+    values, weights = parsed[feature.name], parsed[feature.weight_key]
     check = tf.debugging.assert_equal(
         values.row_splits,
         weights.row_splits,
-        # Without quotes, before which the error would show backslashes.
-        message=f"Feature {name} needs one weight a value, under {feature.weight_key}.",
+        message=weights_rule(feature),
     )
     with tf.control_dependencies([check]):
         return values.with_flat_values(tf.identity(weights.flat_values))
+
+
+def weights_rule(feature: Feature) -> str:
+    """Returns what is said of an Example that has not one weight for each value of a feature."""
+    # Without quotes, before which TensorFlow would show backslashes.
+    return f"Feature {feature.name} needs one weight a value, under {feature.weight_key}."
 
 
 def count_impressions(serialized: tf.Tensor) -> tf.Tensor:

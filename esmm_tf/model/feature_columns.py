@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys
+from esmm_tf.data.feature_values import FeatureValues
 from esmm_tf.data.ragged import row_ids
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import (
@@ -105,16 +106,13 @@ class CategoricalReader(tf.Module):
         if isinstance(feature.column, VocabularyColumn):
             self._lookup = _build_lookup(feature.column, feature.dtype)
 
-    def __call__(self, values: tf.RaggedTensor, weights: tf.RaggedTensor | None = None) -> Tokens:
-        """Returns the tokens.
-
-        Args:
-          values: ragged `[rows, values]` of the feature's dtype.
-          weights: ragged float32, the same shape, for a weighted feature.
+    def __call__(self, given: FeatureValues) -> Tokens:
+        """Returns the tokens of values of the feature's dtype.
 
         A value that is dropped leaves its row's other values as they are. A row without values is
         empty, or holds the row for missing values with weight 1.
         """
+        values, weights = given
         ids, known = self._ids(values.flat_values)
         ids = values.with_flat_values(ids)
         if known is not None:

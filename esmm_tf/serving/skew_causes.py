@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from esmm_tf import keys
 from esmm_tf.data import parsing
+from esmm_tf.data.feature_values import FeatureValues, take_values
 from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric, tensor_names
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
@@ -208,11 +209,11 @@ def _shown(number: float) -> str:
 def _read(inputs: Mapping[str, Any], feature: Feature, row: int) -> Read:
     if feature.is_context:
         row = int(inputs[keys.GROUP_INDEX][row])
-    values = inputs[feature.name][row : row + 1]
+    given = take_values(inputs, feature)
+    values, weights = (None if part is None else part[row : row + 1] for part in given)
     if isinstance(feature.column, NumericColumn):
         return Read("numbers", [(n,) for n in scale_numeric(feature, values)[0].numpy().tolist()])
-    weights = inputs.get(feature.weight_key)
-    tokens = CategoricalReader(feature)(values, None if weights is None else weights[row : row + 1])
+    tokens = CategoricalReader(feature)(FeatureValues(values, weights))
     columns = [tokens.ids] if tokens.weights is None else [tokens.ids, tokens.weights]
     lists = (column.flat_values.numpy().tolist() for column in columns)
     return Read("table rows", list(zip(*lists, strict=True)))

@@ -11,6 +11,7 @@ import tensorflow as tf
 from esmm_tf import keys
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, manifest, parsing
+from esmm_tf.data.feature_values import take_values
 from esmm_tf.data.source import ALL, Source, Subset
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
@@ -115,11 +116,10 @@ def _numbers(batch: Mapping[str, Any], schema: Schema) -> Iterator[tuple[str, np
     if keys.EXAMPLE_WEIGHT in batch:
         yield keys.EXAMPLE_WEIGHT, batch[keys.EXAMPLE_WEIGHT].numpy()
     for feature in schema.features:
-        values = batch["features"][feature.name]
+        values, weights = take_values(batch["features"], feature)
         if isinstance(feature.column, NumericColumn):
             yield feature.name, values.numpy()[~np.isnan(values.numpy())]
         elif values.dtype == tf.float32:
             yield feature.name, values.flat_values.numpy()
-        if feature.weighted:
-            weights = batch["features"][feature.weight_key]
+        if weights is not None:
             yield feature.weight_key, weights.flat_values.numpy()
