@@ -10,6 +10,7 @@ import tensorflow as tf
 from esmm_tf import console, keys
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.feature_values import take_values
 from esmm_tf.data.source import Source, check_schema
 from esmm_tf.errors import UserError
@@ -21,7 +22,7 @@ _SEED = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
+class FeatureRows:
     """The values of one feature: those of all rows back to back, and how many each row has.
 
     A row is a group for a context feature, an impression for others. `group` is the place of each
@@ -43,7 +44,7 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
+class NumpyBatch:
     """Whole groups: labels of each impression, `[impressions]`, and the inputs of the model."""
 
     features: dict[str, Any]
@@ -62,7 +63,7 @@ class Batch:
         """Returns the sums of `[impressions]` within each group, float64 `[groups]`."""
         return np.bincount(self.group_index, weights=values, minlength=self.num_groups)
 
-    def rows(self, feature: Feature) -> Rows:
+    def rows(self, feature: Feature) -> FeatureRows:
         """Returns the rows of one feature."""
         outcomes = np.stack([np.ones_like(self.click), self.click, self.conversion], axis=1)
         group = self.group_index
@@ -75,7 +76,7 @@ class Batch:
             values, lengths = found.numpy()[present], present.astype(np.int64)
         else:
             values, lengths = found.flat_values.numpy(), found.row_lengths().numpy()
-        return Rows(
+        return FeatureRows(
             values=values,
             lengths=lengths,
             weights=None if weights is None else weights.flat_values.numpy(),
@@ -92,7 +93,7 @@ def is_number(feature: Feature) -> bool:
 
 def read_batches(
     source: Source, schema: Schema, *, impressions: int | None = None
-) -> Iterator[Batch]:
+) -> Iterator[NumpyBatch]:
     """Yields all batches, in the order of the files, and moves a bar.
 
     Each group has a coin, drawn from a fixed seed: the same whenever the same files are read.
@@ -113,7 +114,7 @@ def read_batches(
     try:
         with console.build_bar(left) as bar:
             for tensors in dataset:
-                batch = _batch(tensors, coins)
+                batch = _to_numpy(tensors, coins)
                 yield batch
                 bar.update(len(batch.click))
                 left -= len(batch.click)
@@ -126,14 +127,13 @@ def read_batches(
         ) from None
 
 
-def _batch(batch: dict[str, Any], coins: np.random.Generator) -> Batch:
-    group_index = batch["features"][keys.GROUP_INDEX].numpy()
-    weight = batch.get(keys.EXAMPLE_WEIGHT)
-    return Batch(
-        features=batch["features"],
+def _to_numpy(batch: Batch, coins: np.random.Generator) -> NumpyBatch:
+    group_index, weight = batch.group_index.numpy(), batch.example_weight
+    return NumpyBatch(
+        features=batch.features,
         group_index=group_index,
-        click=batch["labels"][keys.CLICK].numpy(),
-        conversion=batch["labels"][keys.CONVERSION].numpy(),
+        click=batch.labels[keys.CLICK].numpy(),
+        conversion=batch.labels[keys.CONVERSION].numpy(),
         example_weight=None if weight is None else weight.numpy(),
         half=(coins.random(group_index[-1] + 1) < 0.5).astype(np.int64),
     )

@@ -7,53 +7,45 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.ragged import row_ids
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, RecordField
 from esmm_tf.schema.schema import Feature, Schema
 
+_LABELS = (keys.CLICK, keys.CONVERSION)
+_ORACLE = (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
 
-def parse_groups(
-    serialized: tf.Tensor, schema: Schema, *, labels: bool = True, carry: bool = False
-) -> dict[str, Any]:
-    """Returns a batch of groups as tensors, context once a group.
+
+def parse_groups(serialized: tf.Tensor, schema: Schema, *, carry: bool = False) -> Batch:
+    """Returns a batch of groups, context once a group.
 
     Args:
       serialized: string `[groups]`.
       schema: what the records hold.
-      labels: whether to parse labels, weight and truth.
       carry: whether to parse the keys that `predict` copies and the group key.
-
-    Returns:
-      A dictionary with `features`, the model's inputs, and on demand `labels`, `example_weight`,
-      `oracle` and `carry`, the last four with one value an impression. In `features`, a categorical
-      feature is a ragged `[rows, values]` with its weights beside it, a numeric one a float32
-      `[rows]` with NaN where it is missing, where rows are groups for a context feature and
-      impressions for others; `group_index`, int64 `[impressions]`, is each impression's group.
     """
-    carried = schema.carried_names if carry else ()
-    fields = dict.fromkeys([*schema.features, *map(schema.field, carried)])
+    carried = [schema.field(name) for name in schema.carried_names] if carry else []
+    fields = dict.fromkeys([*schema.features, *carried])
     spec = {key: _ragged_feature(key, field) for field in fields for key in field.value_keys}
-    spec[keys.CLICK] = _values(keys.CLICK, tf.int64)
-    if labels:
-        spec |= _label_spec(schema)
-    parsed = tf.io.parse_example(serialized, spec)
+    parsed = tf.io.parse_example(serialized, spec | _label_spec(schema))
     group_index = row_ids(parsed[keys.CLICK].row_lengths())
-    features = {keys.GROUP_INDEX: group_index}
+    rows = {keys.GROUP_INDEX: group_index}
     for field in fields:
         for key in field.value_keys:
-            features[key] = _rows(parsed[key], field, key=key, group_index=group_index)
-    carry_tensors = {}
-    for name in carried:
-        rows = features[name].values
-        is_context = schema.field(name).is_context
-        carry_tensors[name] = tf.gather(rows, group_index) if is_context else rows
-    batch: dict[str, Any] = {"features": _model_inputs(features, schema)}
-    if labels:
-        batch |= _label_tensors(parsed, schema)
-    if carry:
-        batch["carry"] = carry_tensors
-    return batch
+            rows[key] = _rows(parsed[key], field, key=key, group_index=group_index)
+    single = {field: rows[field.name].values for field in carried}
+    weight = parsed.get(keys.EXAMPLE_WEIGHT)
+    return Batch(
+        features=_model_inputs(rows, schema),
+        labels={name: tf.cast(parsed[name].values, tf.float32) for name in _LABELS},
+        example_weight=None if weight is None else weight.values,
+        oracle={name: parsed[name].values for name in _ORACLE if name in parsed},
+        carry={
+            field.name: tf.gather(values, group_index) if field.is_context else values
+            for field, values in single.items()
+        },
+    )
 
 
 def parse_impressions(serialized: tf.Tensor, schema: Schema) -> dict[str, Any]:
@@ -149,28 +141,13 @@ def _ragged_feature(key: str, field: RecordField) -> tf.io.RaggedFeature:
 
 
 def _label_spec(schema: Schema) -> dict[str, Any]:
-    spec = {keys.CONVERSION: _values(keys.CONVERSION, tf.int64)}
+    """Returns how to parse what each impression has one of."""
+    spec = {name: _values(name, tf.int64) for name in _LABELS}
     if schema.labels.example_weight is not None:
         spec[keys.EXAMPLE_WEIGHT] = _values(keys.EXAMPLE_WEIGHT, tf.float32)
     if schema.oracle:
-        spec[keys.ORACLE_PCTR] = _values(keys.ORACLE_PCTR, tf.float32)
-        spec[keys.ORACLE_PCVR] = _values(keys.ORACLE_PCVR, tf.float32)
+        spec |= {name: _values(name, tf.float32) for name in _ORACLE}
     return spec
-
-
-def _label_tensors(parsed: Mapping[str, tf.RaggedTensor], schema: Schema) -> dict[str, Any]:
-    tensors: dict[str, Any] = {
-        "labels": {
-            name: tf.cast(parsed[name].values, tf.float32) for name in (keys.CLICK, keys.CONVERSION)
-        }
-    }
-    if schema.labels.example_weight is not None:
-        tensors[keys.EXAMPLE_WEIGHT] = parsed[keys.EXAMPLE_WEIGHT].values
-    if schema.oracle:
-        tensors["oracle"] = {
-            name: parsed[name].values for name in (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
-        }
-    return tensors
 
 
 def _rows(

@@ -28,10 +28,10 @@ def predict(model: Any, schema: Schema, source: Source, config: InputConfig) -> 
     escaped.
     """
     dataset = input_fn.build_dataset(source, schema, config, carry=True)
-    scorer = build_scorer(model, dataset.element_spec["features"])
+    scorer = build_scorer(model, dataset.element_spec.features)
     for batch in input_fn.show_progress(dataset, source):
-        outputs = scorer(batch["features"])
-        carried = {name: _text(batch["carry"][name].numpy()) for name in schema.carry}
+        outputs = scorer(batch.features)
+        carried = {name: _text(batch.carry[name].numpy()) for name in schema.carry}
         yield carried | {name: outputs[name].numpy() for name in keys.PROBABILITIES}
 
 

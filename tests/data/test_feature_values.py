@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from esmm_tf.data import numpy_batches
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.feature_values import FeatureValues, take_values
+from esmm_tf.data.numpy_batches import NumpyBatch
 from esmm_tf.schema.columns import INT64, IdentityColumn
 from esmm_tf.schema.record_field import IMPRESSION
 from esmm_tf.schema.schema import Feature, Schema
@@ -43,7 +44,7 @@ def test_a_feature_without_weights_brings_none():
     [
         lambda: take_values(LOST, TAGS),
         lambda: dense_inputs.unpad(LOST, SCHEMA),
-        lambda: offending_batch.describe_numbers({"features": LOST}, SCHEMA),
+        lambda: offending_batch.describe_numbers(build_batch(LOST), SCHEMA),
         lambda: build_numpy_batch(LOST).rows(TAGS),
     ],
     ids=["taken", "unpadded", "described", "as NumPy rows"],
@@ -58,9 +59,13 @@ def test_lost_weights_are_an_error_wherever_a_feature_is_read(read):
         read()
 
 
+def build_batch(features):
+    return Batch(features=features, labels={}, example_weight=None, oracle={}, carry={})
+
+
 def build_numpy_batch(features):
     ones = np.ones(2, np.int64)
-    return numpy_batches.Batch(
+    return NumpyBatch(
         features=features,
         group_index=np.arange(2),
         click=ones,
