@@ -427,7 +427,7 @@ def test_showing_progress_yields_every_batch_and_counts_its_impressions(
     bar = tqdm(total=39, disable=True)
     counts = []
     monkeypatch.setattr(bar, "update", counts.append)
-    monkeypatch.setattr(input_fn.progress, "build_bar", lambda total: bar if total == 39 else None)
+    monkeypatch.setattr(input_fn.console, "build_bar", lambda total: bar if total == 39 else None)
     dataset = input_fn.build_dataset(tiny_source, tiny_schema, InputConfig(batch_size=5))
 
     batches = list(input_fn.show_progress(dataset, tiny_source))
