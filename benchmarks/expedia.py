@@ -32,7 +32,7 @@ from esmm_tf.evaluation.scores import collect_scores
 from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
-from esmm_tf.schema.schema import CONTEXT, Schema
+from esmm_tf.schema.schema import Schema
 from esmm_tf.training import model_directory, training
 
 _SPLITS = (keys.TRAIN, keys.VALIDATION, keys.TEST)
@@ -119,16 +119,16 @@ def _columns(schema: Schema, source: Source) -> Arrays:
     """Returns labels, `random_bool` and the numeric features of every impression."""
     parts: dict[str, list[np.ndarray]] = {}
     for batch in input_fn.build_dataset(source, schema, _READ, carry=True):
-        groups = batch["features"][keys.GROUP_INDEX].numpy()
+        groups = batch.group_index.numpy()
         columns = []
         for feature in schema.features:
             if isinstance(feature.column, NumericColumn):
-                values = batch["features"][feature.name].numpy()
-                columns.append(values[groups] if feature.side == CONTEXT else values)
-        row = {name: labels.numpy() for name, labels in batch["labels"].items()}
+                values = batch.features[feature.name].numpy()
+                columns.append(values[groups] if feature.is_context else values)
+        row = {name: labels.numpy() for name, labels in batch.labels.items()}
         row |= {
             "features": np.stack(columns, axis=1),
-            "random_bool": batch["carry"]["random_bool"].numpy(),
+            "random_bool": batch.carry["random_bool"].numpy(),
         }
         for name, value in row.items():
             parts.setdefault(name, []).append(value)

@@ -30,11 +30,6 @@ CTCVR = "ctcvr"
 CVR_ENTIRE = "cvr_entire"
 TASKS = (CTR, CVR_CLICKED, CTCVR)  # those that a log can show
 
-# Suffixes of record keys: the weights of a feature's values, and the number of values that
-# each impression of a group has.
-WEIGHT_SUFFIX = ":weight"
-LENGTHS_SUFFIX = ":lengths"
-
 RESERVED_RECORD_KEYS = frozenset({CLICK, CONVERSION, EXAMPLE_WEIGHT, ORACLE_PCTR, ORACLE_PCVR})
 
 # Files of a data set and of a model directory.

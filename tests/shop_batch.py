@@ -6,7 +6,8 @@ import tensorflow as tf
 from esmm_tf.config.training import ModelConfig
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, MANY, OPTIONAL
+from esmm_tf.schema.schema import Feature, Schema
 
 ITEM = Feature(name="item", side=IMPRESSION, dtype=INT64, column=IdentityColumn(vocabulary_size=4))
 USER = Feature(

@@ -11,6 +11,7 @@ from esmm_tf import console, keys
 from esmm_tf.config.fields import build_configs
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import parsing
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.sampling import Sampler
 from esmm_tf.data.source import ALL, Source, Subset, check_schema, find_source
 from esmm_tf.schema import toml_file
@@ -29,9 +30,9 @@ def build_dataset(
     carry: bool = False,
     subset: Subset = ALL,
 ) -> tf.data.Dataset:
-    """Returns batches as `parsing.parse_groups` makes them.
+    """Returns a data set of batches.
 
-    A batch is the longest run of consecutive whole groups that holds at most `batch_size`
+    One is the longest run of consecutive whole groups that holds at most `batch_size`
     impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
     shuffled, the same each time; without, it is the order of the files.
 
@@ -56,8 +57,8 @@ def _sampled(dataset: tf.data.Dataset, sampler: Sampler) -> tf.data.Dataset:
     return drawn.filter(_has_impressions)
 
 
-def _has_impressions(batch: dict[str, Any]) -> tf.Tensor:
-    return tf.size(batch["features"][keys.GROUP_INDEX]) > 0
+def _has_impressions(batch: Batch) -> tf.Tensor:
+    return tf.size(batch.group_index) > 0
 
 
 def read_groups(
@@ -88,10 +89,9 @@ def read_groups(
 def training_tuples(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Returns batches as `fit` takes them: features, labels and, if there are any, weights."""
 
-    def to_tuple(batch: dict[str, Any]) -> tuple[Any, ...]:
-        weight = batch.get(keys.EXAMPLE_WEIGHT)
-        pair = (batch["features"], batch["labels"])
-        return pair if weight is None else (*pair, weight)
+    def to_tuple(batch: Batch) -> tuple[Any, ...]:
+        pair = (batch.features, batch.labels)
+        return pair if batch.example_weight is None else (*pair, batch.example_weight)
 
     return dataset.map(to_tuple)
 
@@ -129,12 +129,12 @@ def open_records(
 
 def show_progress(
     dataset: tf.data.Dataset, source: Source, *, is_shown: bool = True
-) -> Iterator[Any]:
+) -> Iterator[Batch]:
     """Yields the batches of `build_dataset` and moves a bar by their impressions."""
     with console.build_bar(source.impressions, is_shown=is_shown) as bar:
         for batch in dataset:
             yield batch
-            bar.update(len(batch["features"][keys.GROUP_INDEX]))
+            bar.update(len(batch.group_index))
 
 
 @functools.lru_cache(maxsize=8)

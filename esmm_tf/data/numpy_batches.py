@@ -10,17 +10,19 @@ import tensorflow as tf
 from esmm_tf import console, keys
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
+from esmm_tf.data.batch import Batch
+from esmm_tf.data.feature_values import take_values
 from esmm_tf.data.source import Source, check_schema
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
-from esmm_tf.schema.schema import CONTEXT, Feature, Schema
+from esmm_tf.schema.schema import Feature, Schema
 
 _BATCH_SIZE = 8192
 _SEED = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
+class FeatureRows:
     """The values of one feature: those of all rows back to back, and how many each row has.
 
     A row is a group for a context feature, an impression for others. `group` is the place of each
@@ -42,7 +44,7 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
+class NumpyBatch:
     """Whole groups: labels of each impression, `[impressions]`, and the inputs of the model."""
 
     features: dict[str, Any]
@@ -61,26 +63,23 @@ class Batch:
         """Returns the sums of `[impressions]` within each group, float64 `[groups]`."""
         return np.bincount(self.group_index, weights=values, minlength=self.num_groups)
 
-    def rows(self, feature: Feature) -> Rows:
+    def rows(self, feature: Feature) -> FeatureRows:
         """Returns the rows of one feature."""
         outcomes = np.stack([np.ones_like(self.click), self.click, self.conversion], axis=1)
         group = self.group_index
-        if feature.side == CONTEXT:
+        if feature.is_context:
             outcomes = np.stack([self.sum_by_group(column) for column in outcomes.T], axis=1)
             group = np.arange(self.num_groups)
-        found = self.features[feature.name]
-        weights = None
+        found, weights = take_values(self.features, feature)
         if isinstance(feature.column, NumericColumn):
             present = ~np.isnan(found.numpy())
             values, lengths = found.numpy()[present], present.astype(np.int64)
         else:
             values, lengths = found.flat_values.numpy(), found.row_lengths().numpy()
-        if feature.weighted:
-            weights = self.features[feature.name + keys.WEIGHT_SUFFIX].flat_values.numpy()
-        return Rows(
+        return FeatureRows(
             values=values,
             lengths=lengths,
-            weights=weights,
+            weights=None if weights is None else weights.flat_values.numpy(),
             group=group,
             outcomes=outcomes.astype(np.int64),
             half=self.half[group],
@@ -94,7 +93,7 @@ def is_number(feature: Feature) -> bool:
 
 def read_batches(
     source: Source, schema: Schema, *, impressions: int | None = None
-) -> Iterator[Batch]:
+) -> Iterator[NumpyBatch]:
     """Yields all batches, in the order of the files, and moves a bar.
 
     Each group has a coin, drawn from a fixed seed: the same whenever the same files are read.
@@ -115,7 +114,7 @@ def read_batches(
     try:
         with console.build_bar(left) as bar:
             for tensors in dataset:
-                batch = _batch(tensors, coins)
+                batch = _to_numpy(tensors, coins)
                 yield batch
                 bar.update(len(batch.click))
                 left -= len(batch.click)
@@ -128,14 +127,13 @@ def read_batches(
         ) from None
 
 
-def _batch(batch: dict[str, Any], coins: np.random.Generator) -> Batch:
-    group_index = batch["features"][keys.GROUP_INDEX].numpy()
-    weight = batch.get(keys.EXAMPLE_WEIGHT)
-    return Batch(
-        features=batch["features"],
+def _to_numpy(batch: Batch, coins: np.random.Generator) -> NumpyBatch:
+    group_index, weight = batch.group_index.numpy(), batch.example_weight
+    return NumpyBatch(
+        features=batch.features,
         group_index=group_index,
-        click=batch["labels"][keys.CLICK].numpy(),
-        conversion=batch["labels"][keys.CONVERSION].numpy(),
+        click=batch.labels[keys.CLICK].numpy(),
+        conversion=batch.labels[keys.CONVERSION].numpy(),
         example_weight=None if weight is None else weight.numpy(),
         half=(coins.random(group_index[-1] + 1) < 0.5).astype(np.int64),
     )

@@ -7,58 +7,45 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.ragged import row_ids
-from esmm_tf.data.records import needs_lengths
 from esmm_tf.schema.columns import NumericColumn
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Key, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, RecordField
+from esmm_tf.schema.schema import Feature, Schema
+
+_LABELS = (keys.CLICK, keys.CONVERSION)
+_ORACLE = (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
 
 
-def parse_groups(
-    serialized: tf.Tensor, schema: Schema, *, labels: bool = True, carry: bool = False
-) -> dict[str, Any]:
-    """Returns a batch of groups as tensors, context once a group.
+def parse_groups(serialized: tf.Tensor, schema: Schema, *, carry: bool = False) -> Batch:
+    """Returns a batch of groups, context once a group.
 
     Args:
       serialized: string `[groups]`.
       schema: what the records hold.
-      labels: whether to parse labels, weight and truth.
       carry: whether to parse the keys that `predict` copies and the group key.
-
-    Returns:
-      A dictionary with `features`, the model's inputs, and on demand `labels`, `example_weight`,
-      `oracle` and `carry`, the last four with one value an impression. In `features`, a categorical
-      feature is a ragged `[rows, values]` with its weights beside it, a numeric one a float32
-      `[rows]` with NaN where it is missing, where rows are groups for a context feature and
-      impressions for others; `group_index`, int64 `[impressions]`, is each impression's group.
     """
-    carried = _carried_names(schema) if carry else ()
-    spec = {f.name: _ragged_feature(f.name, f) for f in schema.features}
-    spec |= {name: _ragged_feature(name, schema.field(name)) for name in carried}
-    for feature in schema.features:
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            spec[key] = _ragged_feature(key, feature, dtype=tf.float32)
-    spec[keys.CLICK] = _values(keys.CLICK, tf.int64)
-    if labels:
-        spec |= _label_spec(schema)
-    parsed = tf.io.parse_example(serialized, spec)
+    carried = [schema.field(name) for name in schema.carried_names] if carry else []
+    fields = dict.fromkeys([*schema.features, *carried])
+    spec = {key: _ragged_feature(key, field) for field in fields for key in field.value_keys}
+    parsed = tf.io.parse_example(serialized, spec | _label_spec(schema))
     group_index = row_ids(parsed[keys.CLICK].row_lengths())
-    features = {keys.GROUP_INDEX: group_index}
-    for key in spec:
-        field = _field_of(schema, key)
-        if field is not None:
-            features[key] = _rows(parsed[key], field, key=key, group_index=group_index)
-    carry_tensors = {}
-    for name in carried:
-        rows = features[name].values
-        side = schema.field(name).side
-        carry_tensors[name] = tf.gather(rows, group_index) if side == CONTEXT else rows
-    batch: dict[str, Any] = {"features": _model_inputs(features, schema)}
-    if labels:
-        batch |= _label_tensors(parsed, schema)
-    if carry:
-        batch["carry"] = carry_tensors
-    return batch
+    rows = {keys.GROUP_INDEX: group_index}
+    for field in fields:
+        for key in field.value_keys:
+            rows[key] = _rows(parsed[key], field, key=key, group_index=group_index)
+    single = {field: rows[field.name].values for field in carried}
+    weight = parsed.get(keys.EXAMPLE_WEIGHT)
+    return Batch(
+        features=_model_inputs(rows, schema),
+        labels={name: tf.cast(parsed[name].values, tf.float32) for name in _LABELS},
+        example_weight=None if weight is None else weight.values,
+        oracle={name: parsed[name].values for name in _ORACLE if name in parsed},
+        carry={
+            field.name: tf.gather(values, group_index) if field.is_context else values
+            for field, values in single.items()
+        },
+    )
 
 
 def parse_impressions(serialized: tf.Tensor, schema: Schema) -> dict[str, Any]:
@@ -98,32 +85,32 @@ def parse_candidates(
 
 def _parse_features(serialized: tf.Tensor, features: Sequence[Feature]) -> dict[str, Any]:
     """Returns features, and weights, ragged `[rows, values]`, of one Example a row."""
-    spec = {}
-    for feature in features:
-        spec[feature.name] = _values(feature.name, _tf_dtype(feature.dtype))
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            spec[key] = _values(key, tf.float32)
+    spec = {key: _values(key, _tf_dtype(f, key)) for f in features for key in f.value_keys}
     if not spec:
         return {}
     parsed = tf.io.parse_example(serialized, spec)
     for feature in features:
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            parsed[key] = _weights_of(parsed[feature.name], parsed[key], feature.name)
+            parsed[feature.weight_key] = _weights_of(parsed, feature)
     return parsed
 
 
-def _weights_of(values: tf.RaggedTensor, weights: tf.RaggedTensor, name: str) -> tf.RaggedTensor:
+def _weights_of(parsed: Mapping[str, tf.RaggedTensor], feature: Feature) -> tf.RaggedTensor:
     """Returns the weights, checked to be as many as the values in each row."""
+    values, weights = parsed[feature.name], parsed[feature.weight_key]
     check = tf.debugging.assert_equal(
         values.row_splits,
         weights.row_splits,
-        # Without quotes, before which the error would show backslashes.
-        message=f"Feature {name} needs one weight a value, under {name}{keys.WEIGHT_SUFFIX}.",
+        message=weights_rule(feature),
     )
     with tf.control_dependencies([check]):
         return values.with_flat_values(tf.identity(weights.flat_values))
+
+
+def weights_rule(feature: Feature) -> str:
+    """Returns what is said of an Example that has not one weight for each value of a feature."""
+    # Without quotes, before which TensorFlow would show backslashes.
+    return f"Feature {feature.name} needs one weight a value, under {feature.weight_key}."
 
 
 def count_impressions(serialized: tf.Tensor) -> tf.Tensor:
@@ -132,27 +119,21 @@ def count_impressions(serialized: tf.Tensor) -> tf.Tensor:
     return tf.io.parse_example(serialized, spec)[keys.CLICK].row_lengths()
 
 
-def _carried_names(schema: Schema) -> tuple[str, ...]:
-    names = [*schema.carry, *([schema.group_key] if schema.group_key else [])]
-    return tuple(dict.fromkeys(names))
-
-
-def _tf_dtype(dtype: str) -> tf.DType:
-    return tf.dtypes.as_dtype(dtype)
+def _tf_dtype(field: RecordField, key: str) -> tf.DType:
+    """Returns the dtype of what a field has under a key: its own, or that of weights."""
+    return tf.dtypes.as_dtype(field.dtype) if key == field.name else tf.float32
 
 
 def _values(key: str, dtype: tf.DType) -> tf.io.RaggedFeature:
     return tf.io.RaggedFeature(dtype, value_key=key, row_splits_dtype=tf.int64)
 
 
-def _ragged_feature(
-    key: str, field: Feature | Key, dtype: tf.DType | None = None
-) -> tf.io.RaggedFeature:
+def _ragged_feature(key: str, field: RecordField) -> tf.io.RaggedFeature:
     partitions = []
-    if needs_lengths(field):
-        partitions = [tf.io.RaggedFeature.RowLengths(field.name + keys.LENGTHS_SUFFIX)]
+    if field.has_lengths:
+        partitions = [tf.io.RaggedFeature.RowLengths(field.lengths_key)]
     return tf.io.RaggedFeature(
-        dtype or _tf_dtype(field.dtype),
+        _tf_dtype(field, key),
         value_key=key,
         partitions=partitions,
         row_splits_dtype=tf.int64,
@@ -160,42 +141,22 @@ def _ragged_feature(
 
 
 def _label_spec(schema: Schema) -> dict[str, Any]:
-    spec = {keys.CONVERSION: _values(keys.CONVERSION, tf.int64)}
+    """Returns how to parse what each impression has one of."""
+    spec = {name: _values(name, tf.int64) for name in _LABELS}
     if schema.labels.example_weight is not None:
         spec[keys.EXAMPLE_WEIGHT] = _values(keys.EXAMPLE_WEIGHT, tf.float32)
     if schema.oracle:
-        spec[keys.ORACLE_PCTR] = _values(keys.ORACLE_PCTR, tf.float32)
-        spec[keys.ORACLE_PCVR] = _values(keys.ORACLE_PCVR, tf.float32)
+        spec |= {name: _values(name, tf.float32) for name in _ORACLE}
     return spec
 
 
-def _label_tensors(parsed: Mapping[str, tf.RaggedTensor], schema: Schema) -> dict[str, Any]:
-    tensors: dict[str, Any] = {
-        "labels": {
-            name: tf.cast(parsed[name].values, tf.float32) for name in (keys.CLICK, keys.CONVERSION)
-        }
-    }
-    if schema.labels.example_weight is not None:
-        tensors[keys.EXAMPLE_WEIGHT] = parsed[keys.EXAMPLE_WEIGHT].values
-    if schema.oracle:
-        tensors["oracle"] = {
-            name: parsed[name].values for name in (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
-        }
-    return tensors
-
-
-def _field_of(schema: Schema, key: str) -> Feature | Key | None:
-    name = key.removesuffix(keys.WEIGHT_SUFFIX)
-    return next((f for f in schema.fields if f.name == name), None)
-
-
 def _rows(
-    parsed: tf.RaggedTensor, field: Feature | Key, *, key: str, group_index: tf.Tensor
+    parsed: tf.RaggedTensor, field: RecordField, *, key: str, group_index: tf.Tensor
 ) -> tf.RaggedTensor:
     """Returns the values as a ragged `[rows, values]`."""
-    if field.side == CONTEXT:
+    if field.is_context:
         return parsed
-    if needs_lengths(field):
+    if field.has_lengths:
         rows = parsed.values
     else:
         rows = tf.RaggedTensor.from_uniform_row_length(parsed.values, 1)
@@ -218,6 +179,5 @@ def _model_inputs(parsed: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
             rows = tf.cast(rows, tf.float32).to_tensor(np.nan, shape=[None, 1])[:, 0]
         inputs[feature.name] = rows
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            inputs[key] = parsed[key]
+            inputs[feature.weight_key] = parsed[feature.weight_key]
     return inputs

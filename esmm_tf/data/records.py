@@ -15,14 +15,10 @@ import tensorflow as tf
 from esmm_tf import keys
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import FLOAT32, INT64
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Feature, Key, Schema
+from esmm_tf.schema.record_field import ONE, OPTIONAL, RecordField
+from esmm_tf.schema.schema import Feature, Schema
 
 Group = Mapping[str, Sequence[Any] | np.ndarray]
-
-
-def needs_lengths(field: Feature | Key) -> bool:
-    """Returns whether the records of an impression field hold `f:lengths`."""
-    return field.side == IMPRESSION and field.values != ONE
 
 
 def encode_group(group: Group) -> bytes:
@@ -56,9 +52,8 @@ def check_group(group: Group, schema: Schema) -> None:
     num_impressions = len(group.get(keys.CLICK, ()))
     if num_impressions == 0:
         raise UserError("A group without impressions. Give `click` one value an impression.")
-    known = set()
     for field in schema.fields:
-        known |= _check_field(group, field, num_impressions)
+        _check_field(group, field, num_impressions)
     per_impression = [keys.CLICK, keys.CONVERSION]
     if schema.labels.example_weight is not None:
         per_impression.append(keys.EXAMPLE_WEIGHT)
@@ -66,6 +61,7 @@ def check_group(group: Group, schema: Schema) -> None:
         per_impression += [keys.ORACLE_PCTR, keys.ORACLE_PCVR]
     for key in per_impression:
         _check_per_impression(key, np.asarray(group.get(key, ())), num_impressions)
+    known = {key for field in schema.fields for key in field.record_keys}
     unknown = sorted(set(group) - known - set(per_impression))
     if unknown:
         raise UserError(f"The schema knows no {unknown[0]!r}. Declare it, or leave it out.")
@@ -84,19 +80,18 @@ def _check_per_impression(key: str, values: np.ndarray, num_impressions: int) ->
         raise UserError(f"{key!r} holds {values.tolist()}. Give finite floats of 0.0 or more.")
 
 
-def _check_field(group: Group, field: Feature | Key, num_impressions: int) -> set[str]:
-    """Checks one feature or key; returns the record keys it may use."""
-    name, used = field.name, {field.name}
+def _check_field(group: Group, field: RecordField, num_impressions: int) -> None:
+    """Checks one feature or key."""
+    name = field.name
     values = np.asarray(group.get(name, ()))
     _check_dtype(name, values, field.dtype)
-    rows = 1 if field.side == CONTEXT else num_impressions
+    rows = 1 if field.is_context else num_impressions
     single = field.values == ONE
     if single and len(values) != rows:
         raise UserError(f"{name!r} has {len(values)} values and needs exactly {rows}.")
     most = len(values)
-    if needs_lengths(field):
-        key = name + keys.LENGTHS_SUFFIX
-        used.add(key)
+    if field.has_lengths:
+        key = field.lengths_key
         lengths = np.asarray(group.get(key, ()))
         _check_dtype(key, lengths, INT64)
         if len(lengths) != rows or lengths.min() < 0 or lengths.sum() != len(values):
@@ -108,15 +103,13 @@ def _check_field(group: Group, field: Feature | Key, num_impressions: int) -> se
     if field.values == OPTIONAL and most > 1:
         raise UserError(f"{name!r} is optional and has {most} values. Give at most one.")
     if field.weighted:
-        key = name + keys.WEIGHT_SUFFIX
-        used.add(key)
+        key = field.weight_key
         weights = np.asarray(group.get(key, ()))
         _check_dtype(key, weights, FLOAT32)
         if len(weights) != len(values):
             raise UserError(
                 f"{key!r} has {len(weights)} weights for {len(values)} values. Give one each."
             )
-    return used
 
 
 def _check_dtype(name: str, values: np.ndarray, dtype: str) -> None:
@@ -148,15 +141,14 @@ def split_group(serialized: bytes, schema: Schema) -> tuple[bytes, list[bytes]]:
     context = tf.train.Example()
     impressions = [tf.train.Example() for _ in content[keys.CLICK].int64_list.value]
     for feature in schema.features:
-        names = [feature.name] + [feature.name + keys.WEIGHT_SUFFIX] * feature.weighted
-        if feature.side == CONTEXT:
+        if feature.is_context:
             targets, lengths = [context], None
         else:
             targets = impressions
             lengths = _lengths(content, feature)
-        for name in names:
-            if name in content:
-                _deal(content[name], targets, lengths, name)
+        for key in feature.value_keys:
+            if key in content:
+                _deal(content[key], targets, lengths, key)
     return context.SerializeToString(deterministic=True), [
         impression.SerializeToString(deterministic=True) for impression in impressions
     ]
@@ -164,16 +156,16 @@ def split_group(serialized: bytes, schema: Schema) -> tuple[bytes, list[bytes]]:
 
 def _lengths(content: Mapping[str, Any], feature: Feature) -> Sequence[int] | None:
     """Returns how many values each impression has, or None for one each."""
-    if not needs_lengths(feature):
+    if not feature.has_lengths:
         return None
-    return content[feature.name + keys.LENGTHS_SUFFIX].int64_list.value
+    return content[feature.lengths_key].int64_list.value
 
 
 def _deal(
     values: tf.train.Feature,
     targets: Sequence[tf.train.Example],
     lengths: Sequence[int] | None,
-    name: str,
+    key: str,
 ) -> None:
     """Gives each target its part of the values."""
     kind = values.WhichOneof("kind")
@@ -186,4 +178,4 @@ def _deal(
     for target, length in zip(targets, lengths, strict=True):
         start, end = end, end + length
         if length:
-            getattr(target.features.feature[name], kind).value.extend(every[start:end])
+            getattr(target.features.feature[key], kind).value.extend(every[start:end])

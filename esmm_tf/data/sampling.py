@@ -1,17 +1,17 @@
 """Which impressions a method trains on: how many copies of each, drawn anew in every epoch."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from esmm_tf import keys
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.ragged import row_ids
-from esmm_tf.schema.schema import CONTEXT, Schema
+from esmm_tf.schema.record_field import CONTEXT
+from esmm_tf.schema.schema import Schema
 
-Batch = dict[str, Any]
 ScoreClicks = Callable[[Mapping[str, Any]], tf.Tensor]
 
 
@@ -87,13 +87,13 @@ class Sampler:
         Args:
           place: int64 scalar, the place of the batch in the epoch: it gives the same draw each
             time.
-          batch: as `parsing.parse_groups` makes it.
+          batch: of whole groups or of some of their impressions.
         """
-        copies = self.sampling.mean_copies(batch["labels"])
+        copies = self.sampling.mean_copies(batch.labels)
         if self.sampling.acceptance is not None and self.score_clicks is not None:
             candidates = tf.where(copies > 0)[:, 0]
             batch = take_impressions(batch, candidates, self.schema)
-            pctr = self.score_clicks(batch["features"])
+            pctr = self.score_clicks(batch.features)
             copies = tf.gather(copies, candidates)
             copies *= self.sampling.acceptance(pctr, self.click_share)
         chance = tf.random.stateless_uniform(tf.shape(copies), seed=tf.stack([self.seed, place]))
@@ -109,20 +109,19 @@ def take_impressions(batch: Batch, rows: tf.Tensor, schema: Schema) -> Batch:
     The context of a group stays one, however many of its impressions are taken.
 
     Args:
-      batch: as `parsing.parse_groups` makes it.
+      batch: to take them of.
       rows: places of impressions, integer `[taken]`, rising; one may come more than once.
       schema: of the batch.
     """
-    features = batch["features"]
-    groups, group_index = tf.unique(tf.gather(features[keys.GROUP_INDEX], rows), out_idx=tf.int64)
-    context = {f.name for f in schema.side_features(CONTEXT)}
+    groups, group_index = tf.unique(tf.gather(batch.group_index, rows), out_idx=tf.int64)
+    context = {key for f in schema.side_features(CONTEXT) for key in f.value_keys}
     taken = {
-        name: tf.gather(
-            values, groups if name.removesuffix(keys.WEIGHT_SUFFIX) in context else rows
-        )
-        for name, values in features.items()
+        name: tf.gather(values, groups if name in context else rows)
+        for name, values in batch.features.items()
         if name != keys.GROUP_INDEX
     }
-    take = functools.partial(tf.nest.map_structure, lambda values: tf.gather(values, rows))
-    rest = {name: take(part) for name, part in batch.items() if name != "features"}
-    return {"features": {keys.GROUP_INDEX: group_index, **taken}, **rest}
+    of_each = batch._replace(features={})
+    rest = tf.nest.map_structure(
+        lambda values: None if values is None else tf.gather(values, rows), of_each
+    )
+    return rest._replace(features={keys.GROUP_INDEX: group_index, **taken})

@@ -55,10 +55,10 @@ class Prediction:
         """Yields the columns of each batch."""
         schema = self._schema
         dataset = input_fn.build_dataset(self._source, schema, self._config, carry=True)
-        scorer = build_scorer(self._model, dataset.element_spec["features"])
+        scorer = build_scorer(self._model, dataset.element_spec.features)
         for batch in input_fn.show_progress(dataset, self._source, is_shown=self._is_shown):
-            outputs = scorer(batch["features"])
-            carried = {name: _text(batch["carry"][name].numpy()) for name in schema.carry}
+            outputs = scorer(batch.features)
+            carried = {name: _text(batch.carry[name].numpy()) for name in schema.carry}
             yield carried | {name: outputs[name].numpy() for name in keys.PROBABILITIES}
 
     def arrays(self) -> dict[str, np.ndarray]:

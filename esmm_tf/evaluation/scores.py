@@ -12,6 +12,7 @@ import tensorflow as tf
 from esmm_tf import keys
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.source import Source
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation.slicing import SliceReader, Slices
@@ -171,11 +172,11 @@ def collect_scores(
     """
     readers = [SliceReader(schema, name) for name in dict.fromkeys(slices)]
     dataset = input_fn.build_dataset(source, schema, config, carry=True)
-    scorer = build_scorer(model, dataset.element_spec["features"])
+    scorer = build_scorer(model, dataset.element_spec.features)
     columns: dict[str, np.ndarray] = {}
     end = 0
     for batch in input_fn.show_progress(dataset, source):
-        row = _row(scorer(batch["features"]), batch, schema)
+        row = _row(scorer(batch.features), batch, schema)
         if source.negative_keep_rate < 1:
             _weigh_sampled(row, source.negative_keep_rate)
         row |= {f"slice {reader.name}": reader.read(batch) for reader in readers}
@@ -210,18 +211,16 @@ def find_divided(arrays: Mapping[str, np.ndarray]) -> Divided | None:
     return Divided(**{name: arrays[name] for name in DIVIDED})
 
 
-def _row(
-    outputs: Mapping[str, tf.Tensor], batch: Mapping[str, Any], schema: Schema
-) -> dict[str, np.ndarray]:
+def _row(outputs: Mapping[str, tf.Tensor], batch: Batch, schema: Schema) -> dict[str, np.ndarray]:
     """Returns what is kept of a batch, by name."""
     logits = (*_LOGITS, *DIVIDED) if keys.CVR_LOG_RATIO in outputs else _LOGITS
     row = {name: _finite(name, outputs[name].numpy()) for name in logits}
-    row |= {name: batch["labels"][name].numpy().astype(np.uint8) for name in _LABELS}
-    row |= {name: values.numpy() for name, values in batch.get("oracle", {}).items()}
-    if keys.EXAMPLE_WEIGHT in batch:
-        row[keys.EXAMPLE_WEIGHT] = batch[keys.EXAMPLE_WEIGHT].numpy()
+    row |= {name: batch.labels[name].numpy().astype(np.uint8) for name in _LABELS}
+    row |= {name: values.numpy() for name, values in batch.oracle.items()}
+    if batch.example_weight is not None:
+        row[keys.EXAMPLE_WEIGHT] = batch.example_weight.numpy()
     if schema.group_key:
-        row["group"] = _group_ids(batch["carry"][schema.group_key]).numpy()
+        row["group"] = _group_ids(batch.carry[schema.group_key]).numpy()
     return row
 
 

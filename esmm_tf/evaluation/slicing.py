@@ -1,15 +1,16 @@
 """Slices of impressions: the value of one feature or key of each impression, as small integers."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from esmm_tf import keys
+from esmm_tf.data.batch import Batch
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import BucketizedColumn, NumericColumn
-from esmm_tf.schema.schema import CONTEXT, MANY, Feature, Key, Schema
+from esmm_tf.schema.record_field import MANY
+from esmm_tf.schema.schema import Feature, Key, Schema
 
 MISSING = "(missing)"
 MAX_VALUES = 10_000
@@ -39,7 +40,7 @@ class SliceReader:
         self._field = _find_field(schema, name)
         self._codes: dict[str, int] = {}
 
-    def read(self, batch: Mapping[str, Any]) -> np.ndarray:
+    def read(self, batch: Batch) -> np.ndarray:
         """Returns the codes of a batch of `build_dataset(carry=True)`, int32 `[impressions]`.
 
         Raises:
@@ -60,12 +61,11 @@ class SliceReader:
         """Returns the text of each code so far."""
         return tuple(self._codes)
 
-    def _raw_values(self, batch: Mapping[str, Any]) -> np.ndarray:
+    def _raw_values(self, batch: Batch) -> np.ndarray:
         """Returns the bytes, number or bucket of each impression; `(missing)` or NaN for none."""
-        group_index = batch["features"][keys.GROUP_INDEX].numpy()
         if isinstance(self._field, Key):
-            return batch["carry"][self.name].numpy()
-        found = batch["features"][self.name]
+            return batch.carry[self.name].numpy()
+        found = batch.features[self.name]
         if isinstance(self._field.column, NumericColumn):
             rows = found.numpy() + np.float32(0)  # -0.0 becomes 0.0
         elif isinstance(self._field.column, BucketizedColumn):
@@ -74,7 +74,7 @@ class SliceReader:
         else:
             texts = found.flat_values.numpy().astype("S")
             rows = _filled(texts, found.row_lengths().numpy(), MISSING.encode())
-        return rows[group_index] if self._field.side == CONTEXT else rows
+        return rows[batch.group_index.numpy()] if self._field.is_context else rows
 
     def _text(self, value: Any) -> str:
         if isinstance(value, bytes):

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf.data.ragged import row_ids
+from esmm_tf.model.feature_columns import Tokens
 from esmm_tf.schema.schema import Table
 
 
@@ -74,8 +75,7 @@ class FusedEmbedding(tf_keras.layers.Layer):
 
     def call(
         self,
-        ids: Sequence[tf.RaggedTensor],
-        weights: Sequence[tf.RaggedTensor | None],
+        tokens: Sequence[Tokens],
         *,
         tables: Sequence[str],
         combiners: Sequence[str],
@@ -87,46 +87,46 @@ class FusedEmbedding(tf_keras.layers.Layer):
         that of `tf.nn.embedding_lookup_sparse`.
 
         Args:
-          ids: one ragged int64 `[rows, values]` a feature, all with the same rows.
-          weights: its weights, or None for ones.
+          tokens: those of each feature, all with the same rows.
           tables: the name of its table.
           combiners: `sum`, `mean` or `sqrtn`.
         """
         flat_ids = [
-            one.flat_values + self._offsets[table] for one, table in zip(ids, tables, strict=True)
+            one.ids.flat_values + self._offsets[table]
+            for one, table in zip(tokens, tables, strict=True)
         ]
-        lengths = tf.concat([one.row_lengths() for one in ids], axis=0)
+        lengths = tf.concat([one.ids.row_lengths() for one in tokens], axis=0)
         pool = functools.partial(
             tf.math.unsorted_segment_sum,
             segment_ids=row_ids(lengths),
             num_segments=tf.size(lengths),
         )
         embedded = tf.nn.embedding_lookup(self.table, tf.concat(flat_ids, axis=0))
-        flat_weights = _concat_weights(flat_ids, weights)
+        flat_weights = _concat_weights(tokens)
         if flat_weights is not None:
             embedded *= flat_weights[:, tf.newaxis]
-        pooled = tf.reshape(pool(embedded), [len(ids), -1, self._embedding_dim])
+        pooled = tf.reshape(pool(embedded), [len(tokens), -1, self._embedding_dim])
         if set(combiners) != {"sum"}:
             norms = {
-                combiner: tf.reshape(_norm(combiner, lengths, flat_weights, pool), [len(ids), -1])
+                combiner: tf.reshape(
+                    _norm(combiner, lengths, flat_weights, pool), [len(tokens), -1]
+                )
                 for combiner in dict.fromkeys(combiners)
             }
             chosen = [norms[combiner][place] for place, combiner in enumerate(combiners)]
             pooled = tf.math.divide_no_nan(pooled, tf.stack(chosen)[..., tf.newaxis])
         pooled = tf.transpose(pooled, [1, 0, 2])
-        return tf.reshape(pooled, [-1, len(ids) * self._embedding_dim])
+        return tf.reshape(pooled, [-1, len(tokens) * self._embedding_dim])
 
 
-def _concat_weights(
-    flat_ids: Sequence[tf.Tensor], weights: Sequence[tf.RaggedTensor | None]
-) -> tf.Tensor | None:
+def _concat_weights(tokens: Sequence[Tokens]) -> tf.Tensor | None:
     """Returns the weight of each value of all features, float32 `[values]`, or None for ones."""
-    if all(weight is None for weight in weights):
+    if all(one.weights is None for one in tokens):
         return None
     return tf.concat(
         [
-            tf.ones_like(ids, tf.float32) if weight is None else weight.flat_values
-            for ids, weight in zip(flat_ids, weights, strict=True)
+            tf.ones_like(ids.flat_values, tf.float32) if weights is None else weights.flat_values
+            for ids, weights in tokens
         ],
         axis=0,
     )

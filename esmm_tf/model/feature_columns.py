@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 
 from esmm_tf import keys
+from esmm_tf.data.feature_values import FeatureValues
 from esmm_tf.data.ragged import row_ids
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import (
@@ -45,14 +46,15 @@ def tensor_names(schema: Schema) -> dict[str, str]:
         name = re.sub(r"[^A-Za-z0-9_]", "_", feature.name)
         names[feature.name] = name if name[0] != "_" else f"feature{name}"
         if feature.weighted:
-            names[feature.name + keys.WEIGHT_SUFFIX] = f"{names[feature.name]}_weight"
+            names[feature.weight_key] = f"{names[feature.name]}_weight"
     counts = collections.Counter(names.values())
-    for key, name in names.items():
-        if counts[name] > 1 and key != keys.GROUP_INDEX:
-            raise UserError(
-                f"Feature {key.removesuffix(keys.WEIGHT_SUFFIX)!r} and another one both need the "
-                f"tensor name {name!r}. Rename one of them in the schema."
-            )
+    for feature in schema.features:
+        for key in feature.value_keys:
+            if counts[names[key]] > 1:
+                raise UserError(
+                    f"Feature {feature.name!r} and another one both need the tensor name "
+                    f"{names[key]!r}. Rename one of them in the schema."
+                )
     return names
 
 
@@ -68,7 +70,7 @@ def build_inputs(schema: Schema) -> dict[str, Any]:
             continue
         inputs[key] = tf_keras.Input((None,), dtype=feature.dtype, name=names[key], ragged=True)
         if feature.weighted:
-            key += keys.WEIGHT_SUFFIX
+            key = feature.weight_key
             inputs[key] = tf_keras.Input((None,), dtype=tf.float32, name=names[key], ragged=True)
     return inputs
 
@@ -104,16 +106,13 @@ class CategoricalReader(tf.Module):
         if isinstance(feature.column, VocabularyColumn):
             self._lookup = _build_lookup(feature.column, feature.dtype)
 
-    def __call__(self, values: tf.RaggedTensor, weights: tf.RaggedTensor | None = None) -> Tokens:
-        """Returns the tokens.
-
-        Args:
-          values: ragged `[rows, values]` of the feature's dtype.
-          weights: ragged float32, the same shape, for a weighted feature.
+    def __call__(self, given: FeatureValues) -> Tokens:
+        """Returns the tokens of values of the feature's dtype.
 
         A value that is dropped leaves its row's other values as they are. A row without values is
         empty, or holds the row for missing values with weight 1.
         """
+        values, weights = given
         ids, known = self._ids(values.flat_values)
         ids = values.with_flat_values(ids)
         if known is not None:

@@ -9,12 +9,14 @@ import tf_keras
 
 from esmm_tf import keys
 from esmm_tf.config.training import ModelConfig
+from esmm_tf.data.feature_values import take_values
 from esmm_tf.model import losses
 from esmm_tf.model.embedding import FusedEmbedding
 from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric
 from esmm_tf.model.losses import Outputs
 from esmm_tf.schema.columns import NumericColumn
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, Feature, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION
+from esmm_tf.schema.schema import Feature, Schema
 
 _HIGHEST_LOG_PCVR = -1e-6
 
@@ -55,6 +57,9 @@ class ImpressionEncoder(tf_keras.layers.Layer):
 
         Args:
           inputs: as `feature_columns.build_inputs` names them.
+
+        Raises:
+          ValueError: if a weighted feature comes without its weights.
         """
         parts = []
         context = self._encode_side(inputs, CONTEXT)
@@ -71,14 +76,9 @@ class ImpressionEncoder(tf_keras.layers.Layer):
             chosen = [f for f in features if f.is_embedded and self._dim(f) == int(dim)]
             if not chosen:
                 continue
-            tokens = [
-                self._readers[f.name](inputs[f.name], inputs.get(f.name + keys.WEIGHT_SUFFIX))
-                for f in chosen
-            ]
             parts.append(
                 embedding(
-                    [token.ids for token in tokens],
-                    [token.weights for token in tokens],
+                    [self._readers[f.name](take_values(inputs, f)) for f in chosen],
                     tables=[f.table_name for f in chosen],
                     combiners=[f.combiner for f in chosen],
                 )

@@ -111,7 +111,7 @@ def build_scorer(model: tf_keras.Model, features_spec: Any) -> Any:
 
     Args:
       model: as `methods` build it.
-      features_spec: `dataset.element_spec["features"]`, so that batches of any size share a graph.
+      features_spec: `dataset.element_spec.features`, so that batches of any size share a graph.
     """
     return tf.function(
         lambda features: model(features, training=False),

@@ -7,7 +7,6 @@ and what the serving signatures accept. `tfrecords_schema/README.md` defines its
 import dataclasses
 import hashlib
 import json
-from typing import ClassVar, Literal
 
 from esmm_tf import keys
 from esmm_tf.errors import UserError
@@ -21,16 +20,8 @@ from esmm_tf.schema.columns import (
     check_choice,
     check_positive,
 )
+from esmm_tf.schema.record_field import MANY, ONE, SIDES, VALUES, RecordField
 
-CONTEXT: Literal["context"] = "context"
-IMPRESSION: Literal["impression"] = "impression"
-
-ONE: Literal["one"] = "one"
-OPTIONAL: Literal["optional"] = "optional"
-MANY: Literal["many"] = "many"
-
-SIDES = (CONTEXT, IMPRESSION)
-VALUES = (ONE, OPTIONAL, MANY)
 COMBINERS = ("sum", "mean", "sqrtn")
 INITIALIZERS = ("truncated_normal", "uniform", "zeros")
 CATEGORICAL_MISSING = ("zero", "embed")
@@ -64,12 +55,9 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Feature:
+class Feature(RecordField):
     """One input of the model: where it stands in a record and how it is read."""
 
-    name: str
-    side: str
-    dtype: str
     column: Column
     values: str = ONE
     weighted: bool = False
@@ -140,14 +128,8 @@ class Feature:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Key:
+class Key(RecordField):
     """A single value that records carry and no model reads, such as a request id."""
-
-    name: str
-    side: str
-    dtype: str
-    values: ClassVar[str] = ONE
-    weighted: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_name("a key", self.name)
@@ -248,6 +230,12 @@ class Schema:
     def fields(self) -> tuple[Feature | Key, ...]:
         """Returns features and keys, in the order of the file."""
         return (*self.features, *self.keys)
+
+    @property
+    def carried_names(self) -> tuple[str, ...]:
+        """Returns the names of `carry`, and the group key if there is one, each once."""
+        names = [*self.carry, *([self.group_key] if self.group_key else [])]
+        return tuple(dict.fromkeys(names))
 
     def side_features(self, side: str) -> tuple[Feature, ...]:
         """Returns the features of one side, in the order of the file."""

@@ -10,9 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
+from esmm_tf.data import parsing
+from esmm_tf.data.feature_values import take_values
 from esmm_tf.model.feature_columns import tensor_names
 from esmm_tf.schema.columns import FLOAT32, INT64, STRING, NumericColumn
-from esmm_tf.schema.schema import MANY, Feature, Schema
+from esmm_tf.schema.record_field import MANY
+from esmm_tf.schema.schema import Feature, Schema
 
 # Stands for "no value". Weights of padding are not read.
 PADDING = {INT64: np.iinfo(np.int64).min, FLOAT32: np.nan, STRING: ""}
@@ -38,7 +41,7 @@ def tensor_specs(schema: Schema, widths: Widths) -> dict[str, tf.TensorSpec]:
         shape = [None, widths[feature.name]] if feature.values == MANY else [None]
         specs[feature.name] = tf.TensorSpec(shape, feature.dtype, name=names[feature.name])
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
+            key = feature.weight_key
             specs[key] = tf.TensorSpec(shape, tf.float32, name=names[key])
     return specs
 
@@ -62,6 +65,9 @@ def pad(
       examples: one an impression, `[batch]`.
       schema: of the model.
       widths: as `tensor_specs` takes them.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if an impression has not as many weights as values.
     """
     names = tensor_names(schema)
     tensors = {}
@@ -70,10 +76,18 @@ def pad(
         rows = [_read(one, feature.name) for one in examples]
         tensors[names[feature.name]] = _dense(rows, width, feature.dtype, PADDING[feature.dtype])
         if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            rows = [_read(one, key) for one in examples]
-            tensors[names[key]] = _dense(rows, width, FLOAT32, 0.0)
+            weights = [_read(one, feature.weight_key) for one in examples]
+            _check_weights(weights, rows, feature)
+            tensors[names[feature.weight_key]] = _dense(weights, width, FLOAT32, 0.0)
     return tensors
+
+
+def _check_weights(
+    weights: Sequence[Sequence[float]], rows: Sequence[Sequence[Any]], feature: Feature
+) -> None:
+    """Refuses, as the graph does, an impression that has not one weight for each value."""
+    if [*map(len, weights)] != [*map(len, rows)]:
+        raise tf.errors.InvalidArgumentError(None, None, parsing.weights_rule(feature))
 
 
 def _read(example: tf.train.Example, key: str) -> Sequence[Any]:
@@ -92,19 +106,22 @@ def _dense(rows: Sequence[Sequence[Any]], width: int | None, dtype: str, padding
 
 
 def unpad(tensors: Mapping[str, tf.Tensor], schema: Schema) -> dict[str, Any]:
-    """Returns the model's inputs from dense ones, padding removed."""
+    """Returns the model's inputs from dense ones, padding removed.
+
+    Raises:
+      ValueError: if a weighted feature comes without its weights.
+    """
     first = tensors[schema.features[0].name]
     inputs: dict[str, Any] = {keys.GROUP_INDEX: tf.range(tf.shape(first, tf.int64)[0])}
     for feature in schema.features:
-        dense = tensors[feature.name]
+        dense, weights = take_values(tensors, feature)
         present = _is_present(feature, dense)
         if isinstance(feature.column, NumericColumn):
             inputs[feature.name] = tf.where(present, tf.cast(dense, tf.float32), np.nan)
             continue
         inputs[feature.name] = _ragged(dense, present)
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            inputs[key] = _ragged(tensors[key], present)
+        if weights is not None:
+            inputs[feature.weight_key] = _ragged(weights, present)
     return inputs
 
 

@@ -122,21 +122,21 @@ def compare_scores(
 def _read_batches(trained: TrainedModel, source: Source, config: SkewConfig) -> Iterator[_Batch]:
     """Yields batches of at most `batch_size` impressions, of large groups too."""
     dataset = input_fn.build_dataset(source, trained.schema, config.input_config(), carry=True)
-    scorer = build_scorer(trained.model, dataset.element_spec["features"])
+    scorer = build_scorer(trained.model, dataset.element_spec.features)
     impressions = requests.read_impressions(source, trained.schema)
     left = min(config.max_impressions, source.impressions)
     start = 0
     with console.build_bar(left) as bar:
-        for tensors in dataset:
-            outputs = scorer(tensors["features"])
+        for batch in dataset:
+            outputs = scorer(batch.features)
             size = len(outputs[keys.PCTR])
             whole = _Batch(
                 places=np.arange(start, start + size),
                 rows=np.arange(size),
                 impressions=list(itertools.islice(impressions, size)),
                 expected={name: outputs[name].numpy() for name in keys.PROBABILITIES},
-                carried={name: tensors["carry"][name].numpy() for name in trained.schema.carry},
-                inputs=tensors["features"],
+                carried={name: batch.carry[name].numpy() for name in trained.schema.carry},
+                inputs=batch.features,
             )
             for first in range(0, min(size, left - start), config.batch_size):
                 end = min(first + config.batch_size, size, left - start)

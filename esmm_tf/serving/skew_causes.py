@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from esmm_tf import keys
 from esmm_tf.data import parsing
+from esmm_tf.data.feature_values import FeatureValues, take_values
 from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric, tensor_names
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
-from esmm_tf.schema.schema import CONTEXT, Feature, Schema
+from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.serving import dense_inputs, requests, saved_model
 from esmm_tf.serving.requests import Impression
 from esmm_tf.training.model_directory import TrainedModel, is_same_schema
@@ -206,13 +207,13 @@ def _shown(number: float) -> str:
 
 
 def _read(inputs: Mapping[str, Any], feature: Feature, row: int) -> Read:
-    if feature.side == CONTEXT:
+    if feature.is_context:
         row = int(inputs[keys.GROUP_INDEX][row])
-    values = inputs[feature.name][row : row + 1]
+    given = take_values(inputs, feature)
+    values, weights = (None if part is None else part[row : row + 1] for part in given)
     if isinstance(feature.column, NumericColumn):
         return Read("numbers", [(n,) for n in scale_numeric(feature, values)[0].numpy().tolist()])
-    weights = inputs.get(feature.name + keys.WEIGHT_SUFFIX)
-    tokens = CategoricalReader(feature)(values, None if weights is None else weights[row : row + 1])
+    tokens = CategoricalReader(feature)(FeatureValues(values, weights))
     columns = [tokens.ids] if tokens.weights is None else [tokens.ids, tokens.weights]
     lists = (column.flat_values.numpy().tolist() for column in columns)
     return Read("table rows", list(zip(*lists, strict=True)))

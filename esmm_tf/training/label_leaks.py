@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from esmm_tf.data.numpy_batches import Batch, Rows, is_number, read_batches
+from esmm_tf.data.numpy_batches import FeatureRows, NumpyBatch, is_number, read_batches
 from esmm_tf.data.source import Source
 from esmm_tf.data.tally import Tally, shorten_numbers
 from esmm_tf.metrics import exact
 from esmm_tf.schema.columns import BucketizedColumn
-from esmm_tf.schema.schema import MANY, Feature, Schema
+from esmm_tf.schema.record_field import MANY
+from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.training.findings import Finding
 
 MIN_POSITIVES = 20
@@ -102,12 +103,12 @@ class LeakMeter:
         """Returns whether a feature has rows of many values, so that a second pass is needed."""
         return any(meter.has_many for meter in self._meters.values())
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: NumpyBatch) -> None:
         """Adds the outcomes of each value."""
         for meter in self._meters.values():
             meter.add(batch)
 
-    def score(self, batches: Iterable[Batch]) -> None:
+    def score(self, batches: Iterable[NumpyBatch]) -> None:
         """Scores rows of many values by the outcomes of each; once all batches are added."""
         meters = [meter for meter in self._meters.values() if meter.has_many]
         for meter in meters:
@@ -138,7 +139,7 @@ class _FeatureMeter:
         self._rates: dict[tuple[str, int], tuple[np.ndarray, float]] = {}
         self._scored = {(task, half): Tally(2) for task in _TASKS for half in (0, 1)}
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: NumpyBatch) -> None:
         rows = batch.rows(self._feature)
         outcomes = _by_half(rows)
         self._outcomes.add(self._shortened(rows.values), outcomes[rows.row_index])
@@ -159,7 +160,7 @@ class _FeatureMeter:
             rates = _rates(outcomes[:, 1 - half], task, mean=_mean(totals[1 - half], task))
             self._rates[task, half] = (rates[:-1], rates[-1])
 
-    def score(self, batch: Batch) -> None:
+    def score(self, batch: NumpyBatch) -> None:
         rows = batch.rows(self._feature)
         distinct, inverse = np.unique(self._shortened(rows.values), return_inverse=True)
         places = np.searchsorted(self._values, distinct)[inverse.reshape(-1)]
@@ -199,7 +200,7 @@ class _FeatureMeter:
         return _mean_auc([(scores, sides[:, 0], sides[:, 1]) for scores, sides in halves])
 
 
-def _by_half(rows: Rows) -> np.ndarray:
+def _by_half(rows: FeatureRows) -> np.ndarray:
     """Returns the outcomes of rows, int64 `[rows, 6]`, in the three columns of their half."""
     is_second = rows.half[:, np.newaxis]
     return np.concatenate([rows.outcomes * (1 - is_second), rows.outcomes * is_second], axis=1)
@@ -230,7 +231,7 @@ def _rates(outcomes: np.ndarray, task: str, *, mean: float) -> np.ndarray:
     return (sides[:, 0] + _PRIOR_ROWS * mean) / (sides.sum(axis=1) + _PRIOR_ROWS)
 
 
-def _mean_by_row(rows: Rows, rates: np.ndarray, missing_rate: float) -> np.ndarray:
+def _mean_by_row(rows: FeatureRows, rates: np.ndarray, missing_rate: float) -> np.ndarray:
     """Returns the mean of the rates of each row's values, by the absolute value of its weights."""
     num_rows, index = len(rows.lengths), rows.row_index
     weights = np.ones_like(rates) if rows.weights is None else np.abs(rows.weights)

@@ -2,8 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +10,8 @@ import tensorflow as tf
 from esmm_tf import keys
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, manifest, parsing
+from esmm_tf.data.batch import Batch
+from esmm_tf.data.feature_values import take_values
 from esmm_tf.data.source import ALL, Source, Subset
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
@@ -61,9 +62,9 @@ def save_batch(
 
 
 def _build_manifest(
-    batch: Mapping[str, Any], source: Source, *, split: str, num_records: int
+    batch: Batch, source: Source, *, split: str, num_records: int
 ) -> manifest.Manifest:
-    labels = {name: values.numpy() for name, values in batch["labels"].items()}
+    labels = {name: values.numpy() for name, values in batch.labels.items()}
     shard = manifest.Shard(
         file=f"{split}-00000-of-00001.tfrecord",
         records=num_records,
@@ -97,7 +98,7 @@ def _write(
     os.rename(temporary, directory)
 
 
-def describe_numbers(batch: Mapping[str, Any], schema: Schema) -> str:
+def describe_numbers(batch: Batch, schema: Schema) -> str:
     """Returns which numbers of a batch are not finite, or else the largest one."""
     largest, where = 0.0, ""
     for name, values in _numbers(batch, schema):
@@ -110,16 +111,15 @@ def describe_numbers(batch: Mapping[str, Any], schema: Schema) -> str:
     return f"its largest number is {largest:g}, in {where!r}"
 
 
-def _numbers(batch: Mapping[str, Any], schema: Schema) -> Iterator[tuple[str, np.ndarray]]:
+def _numbers(batch: Batch, schema: Schema) -> Iterator[tuple[str, np.ndarray]]:
     """Yields the record keys that hold floats, and their values; a missing one is left out."""
-    if keys.EXAMPLE_WEIGHT in batch:
-        yield keys.EXAMPLE_WEIGHT, batch[keys.EXAMPLE_WEIGHT].numpy()
+    if batch.example_weight is not None:
+        yield keys.EXAMPLE_WEIGHT, batch.example_weight.numpy()
     for feature in schema.features:
-        values = batch["features"][feature.name]
+        values, weights = take_values(batch.features, feature)
         if isinstance(feature.column, NumericColumn):
             yield feature.name, values.numpy()[~np.isnan(values.numpy())]
         elif values.dtype == tf.float32:
             yield feature.name, values.flat_values.numpy()
-        if feature.weighted:
-            key = feature.name + keys.WEIGHT_SUFFIX
-            yield key, batch["features"][key].flat_values.numpy()
+        if weights is not None:
+            yield feature.weight_key, weights.flat_values.numpy()

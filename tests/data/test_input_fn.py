@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
@@ -41,7 +42,7 @@ def read_batches(source, schema, *, seed=None, **settings):
     """Returns the sample ids of each batch."""
     config = InputConfig(**settings)
     dataset = input_fn.build_dataset(source, schema, config, seed=seed, carry=True)
-    return [batch["carry"]["sample"].numpy().tolist() for batch in dataset]
+    return [batch.carry["sample"].numpy().tolist() for batch in dataset]
 
 
 def joined(batches):
@@ -158,7 +159,7 @@ def test_a_data_set_has_one_order_however_often_it_is_read(tiny_source, tiny_sch
     dataset = input_fn.build_dataset(tiny_source, tiny_schema, config, seed=1, carry=True)
 
     first, second = (
-        [batch["carry"]["sample"].numpy().tolist() for batch in dataset] for _ in range(2)
+        [batch.carry["sample"].numpy().tolist() for batch in dataset] for _ in range(2)
     )
 
     assert first == second
@@ -199,9 +200,17 @@ def test_training_tuples_are_features_labels_and_weights(source, schema):
 
 
 def test_training_tuples_have_no_weight_where_the_records_have_none():
-    batch = {"features": {"item": [1, 2]}, "labels": {"click": [0.0, 1.0]}}
+    dataset = tf.data.Dataset.from_tensors(
+        Batch(
+            features={"item": [1, 2]},
+            labels={"click": [0.0, 1.0]},
+            example_weight=None,
+            oracle={},
+            carry={},
+        )
+    )
 
-    (pair,) = input_fn.training_tuples(tf.data.Dataset.from_tensors(batch))
+    (pair,) = input_fn.training_tuples(dataset)
 
     features, labels = pair
     assert features["item"].numpy().tolist() == [1, 2]
@@ -424,5 +433,5 @@ def test_showing_progress_yields_every_batch_and_counts_its_impressions(
 
     batches = list(input_fn.show_progress(dataset, tiny_source))
 
-    assert counts == [len(batch["labels"]["click"]) for batch in batches]
+    assert counts == [len(batch.labels["click"]) for batch in batches]
     assert sum(counts) == 39

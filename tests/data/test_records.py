@@ -40,7 +40,7 @@ def groups(draw, schema, max_impressions=4):
         most = {"one": 1, "optional": 1, "many": 3}[getattr(field, "values", "one")]
         least = 1 if getattr(field, "values", "one") == "one" else 0
         lengths = draw(lists(st.integers(least, most), num_rows))
-        if records.needs_lengths(field):
+        if field.has_lengths:
             group[f"{field.name}:lengths"] = lengths
         if sum(lengths) == 0 and draw(st.booleans()):
             continue  # an absent key and an empty list mean the same
@@ -95,17 +95,17 @@ def test_any_batch_of_groups_is_parsed_as_it_was_written(schema, data):
 
     parsed = parsing.parse_groups(serialized, schema, carry=True)
 
-    assert_equal_features(parsed["features"], expected_features(batch, schema))
-    assert list(parsed["labels"]["click"]) == joined(batch, "click")
-    assert list(parsed["labels"]["conversion"]) == joined(batch, "conversion")
-    assert list(parsed["example_weight"]) == joined(batch, "example_weight")
-    assert list(parsed["oracle"]["oracle_pctr"]) == joined(batch, "oracle_pctr")
-    assert list(parsed["oracle"]["oracle_pcvr"]) == joined(batch, "oracle_pcvr")
-    assert list(parsed["carry"]["sample"].numpy()) == joined(batch, "sample")
-    assert list(parsed["carry"]["user"].numpy()) == [
+    assert_equal_features(parsed.features, expected_features(batch, schema))
+    assert list(parsed.labels["click"]) == joined(batch, "click")
+    assert list(parsed.labels["conversion"]) == joined(batch, "conversion")
+    assert list(parsed.example_weight) == joined(batch, "example_weight")
+    assert list(parsed.oracle["oracle_pctr"]) == joined(batch, "oracle_pctr")
+    assert list(parsed.oracle["oracle_pcvr"]) == joined(batch, "oracle_pcvr")
+    assert list(parsed.carry["sample"].numpy()) == joined(batch, "sample")
+    assert list(parsed.carry["user"].numpy()) == [
         group["user"][0] for group in batch for _ in group["click"]
     ]
-    assert [request.decode() for request in parsed["carry"]["request"].numpy()] == [
+    assert [request.decode() for request in parsed.carry["request"].numpy()] == [
         group["request"][0] for group in batch for _ in group["click"]
     ]
 
@@ -124,7 +124,7 @@ def test_flat_groups_of_one_have_one_impression_each(schema, build_group):
     flat = [build_group(sample, 1) for sample in (3, 4, 5)]
     serialized = tf.constant([records.encode_group(group) for group in flat])
 
-    features = parsing.parse_groups(serialized, schema)["features"]
+    features = parsing.parse_groups(serialized, schema).features
 
     assert features["group_index"].numpy().tolist() == [0, 1, 2]
     assert features["item"].to_list() == [[3], [4], [5]]
@@ -136,7 +136,7 @@ def test_tensors_have_the_documented_dtypes_whatever_the_batch(schema, build_gro
 
     parsed = parsing.parse_groups(tf.constant(serialized, tf.string), schema, carry=True)
 
-    features = parsed["features"]
+    features = parsed.features
     assert features["group_index"].dtype == tf.int64
     assert features["group_index"].shape == [num_groups * 3]
     assert features["stock"].dtype == features["price"].dtype == tf.float32
@@ -147,20 +147,19 @@ def test_tensors_have_the_documented_dtypes_whatever_the_batch(schema, build_gro
     assert {f.row_splits.dtype for f in features.values() if isinstance(f, tf.RaggedTensor)} == {
         tf.int64
     }
-    assert parsed["labels"]["click"].dtype == parsed["example_weight"].dtype == tf.float32
-    assert parsed["carry"]["request"].dtype == tf.string
+    assert parsed.labels["click"].dtype == parsed.example_weight.dtype == tf.float32
+    assert parsed.carry["request"].dtype == tf.string
 
 
-def test_labels_and_carried_keys_are_parsed_on_demand(schema, build_group):
+def test_carried_keys_are_parsed_on_demand(schema, build_group):
     serialized = tf.constant([records.encode_group(build_group(0, 3))])
 
-    bare = parsing.parse_groups(serialized, schema, labels=False)
+    bare = parsing.parse_groups(serialized, schema)
     full = parsing.parse_groups(serialized, schema, carry=True)
 
-    assert set(bare) == {"features"}
-    assert set(full) == {"features", "labels", "example_weight", "oracle", "carry"}
-    assert set(full["carry"]) == {"sample", "user", "request"}
-    assert "sample" not in full["features"]
+    assert bare.carry == {}
+    assert set(full.carry) == {"sample", "user", "request"}
+    assert "sample" not in full.features
 
 
 def test_a_schema_without_weight_and_truth_parses_neither(schema, build_group):
@@ -169,7 +168,7 @@ def test_a_schema_without_weight_and_truth_parses_neither(schema, build_group):
 
     parsed = parsing.parse_groups(serialized, bare)
 
-    assert set(parsed) == {"features", "labels"}
+    assert (parsed.example_weight, parsed.oracle) == (None, {})
 
 
 def test_a_servers_example_may_leave_features_out(schema):
@@ -198,7 +197,7 @@ def test_a_servers_example_and_a_group_have_the_same_kinds_of_tensors(schema, bu
     serialized = tf.constant([records.encode_group(build_group(0, 1))])
 
     served = parsing.parse_impressions(serialized, schema)
-    trained = parsing.parse_groups(serialized, schema)["features"]
+    trained = parsing.parse_groups(serialized, schema).features
 
     assert list(served) == list(trained)
     for name in served:
@@ -270,12 +269,6 @@ def test_values_are_encoded_by_their_dtype(values, kind):
         wanted = [v.encode() if isinstance(v, str) else v for v in values]
         assert feature.WhichOneof("kind") == kind
         assert list(getattr(feature, kind).value) == wanted
-
-
-def test_only_an_impression_feature_of_any_number_of_values_needs_lengths(schema):
-    names = [f.name for f in (*schema.features, *schema.keys) if records.needs_lengths(f)]
-
-    assert names == ["brand", "tags", "visits", "stock", "discount"]
 
 
 def test_a_group_that_fits_is_accepted(schema, build_group):
@@ -373,4 +366,4 @@ def test_a_feature_name_may_hold_any_letters():
 
     parsed = parsing.parse_groups(tf.constant([records.encode_group(group)]), schema)
 
-    assert parsed["features"][feature.name].to_list() == [[b"x"]]
+    assert parsed.features[feature.name].to_list() == [[b"x"]]

@@ -53,7 +53,7 @@ def read(source, subset, *, seed=1, **settings):
     """Returns the samples of each batch."""
     config = InputConfig(**{"batch_size": 20} | settings)
     dataset = input_fn.build_dataset(source, SCHEMA, config, seed=seed, carry=True, subset=subset)
-    return [batch["carry"]["sample"].numpy().tolist() for batch in dataset]
+    return [batch.carry["sample"].numpy().tolist() for batch in dataset]
 
 
 def joined(batches):
@@ -153,7 +153,7 @@ def test_batches_of_a_sample_are_the_same_however_often_a_data_set_is_read(sourc
         subset=Subset(sampler=sampler(unclicked=0.1)),
     )
 
-    first, second = ([b["carry"]["sample"].numpy().tolist() for b in dataset] for _ in range(2))
+    first, second = ([b.carry["sample"].numpy().tolist() for b in dataset] for _ in range(2))
 
     assert first == second
 
@@ -185,7 +185,7 @@ def test_the_groups_of_a_sampled_batch_are_found_again(source, batch_size, fract
             source, SCHEMA, config, seed=5, batches=range(place, place + 1), subset=subset
         )
         parsed = parsing.parse_groups(groups, SCHEMA, carry=True)
-        samples = parsed["carry"]["sample"].numpy()
+        samples = parsed.carry["sample"].numpy()
         # All groups that it was drawn of, and no click besides those that were drawn.
         assert [s for s in samples.tolist() if s in CLICKED] == batches[place]
         assert len(samples) > len(batches[place])

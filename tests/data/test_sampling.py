@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, parsing, records, sampling
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.sampling import LabelCounts, Sampler, Sampling, take_impressions
 from esmm_tf.data.source import find_source
 
@@ -23,11 +24,13 @@ def flat_batch(click, conversion=None):
     """Returns a batch of groups of one with nothing but labels."""
     click = tf.constant(click, tf.float32)
     conversion = tf.zeros_like(click) if conversion is None else tf.constant(conversion, tf.float32)
-    return {
-        "features": {"group_index": tf.range(tf.size(click), dtype=tf.int64)},
-        "labels": {"click": click, "conversion": conversion},
-        "carry": {"sample": tf.range(tf.size(click))},
-    }
+    return Batch(
+        features={"group_index": tf.range(tf.size(click), dtype=tf.int64)},
+        labels={"click": click, "conversion": conversion},
+        example_weight=None,
+        oracle={},
+        carry={"sample": tf.range(tf.size(click))},
+    )
 
 
 def draw(schema, batch, *, place=0, seed=1, score_clicks=None, click_share=1.0, **copies):
@@ -40,7 +43,7 @@ def draw(schema, batch, *, place=0, seed=1, score_clicks=None, click_share=1.0, 
         click_share=click_share,
     )
     drawn = sampler.draw(tf.constant(place, tf.int64), batch)
-    return drawn["carry"]["sample"].numpy().tolist()
+    return drawn.carry["sample"].numpy().tolist()
 
 
 def expect_share(counts, share, of):
@@ -59,7 +62,7 @@ def batch(data_set, schema):
 
 def rows_of(batch, samples):
     """Returns the places of samples in a batch."""
-    order = batch["carry"]["sample"].numpy().tolist()
+    order = batch.carry["sample"].numpy().tolist()
     return tf.constant([order.index(sample) for sample in samples], tf.int64)
 
 
@@ -151,7 +154,7 @@ def test_draws_of_places_and_seeds_are_independent_of_each_other(schema):
 def test_an_acceptance_thins_the_clicks_by_their_pctr_and_the_share_of_clicks(schema):
     pctr = np.repeat(np.float32([0.2, 0.6]), 10_000)
     batch = flat_batch(np.ones(20_000))
-    batch["features"]["price"] = tf.constant(pctr)
+    batch.features["price"] = tf.constant(pctr)
 
     drawn = draw(
         schema,
@@ -168,7 +171,7 @@ def test_an_acceptance_thins_the_clicks_by_their_pctr_and_the_share_of_clicks(sc
 
 def test_an_acceptance_is_asked_for_clicks_only(schema):
     batch = flat_batch([0, 1, 0, 1, 0])
-    batch["features"]["price"] = tf.constant([0.1, 0.2, 0.3, 0.4, 0.5])
+    batch.features["price"] = tf.constant([0.1, 0.2, 0.3, 0.4, 0.5])
     asked = []
 
     def score_clicks(features):
@@ -188,9 +191,9 @@ def test_a_batch_of_which_nothing_is_drawn_has_no_impressions_and_no_groups(sche
 
     drawn = nothing.draw(tf.constant(0, tf.int64), batch)
 
-    assert len(drawn["labels"]["click"]) == 0
-    assert drawn["features"]["user"].nrows() == 0
-    assert drawn["features"]["item"].nrows() == 0
+    assert len(drawn.labels["click"]) == 0
+    assert drawn.features["user"].nrows() == 0
+    assert drawn.features["item"].nrows() == 0
 
 
 def test_a_draw_in_a_graph_is_that_of_eager_code(schema, batch):
@@ -198,7 +201,7 @@ def test_a_draw_in_a_graph_is_that_of_eager_code(schema, batch):
     place = tf.constant(2, tf.int64)
 
     eager, graph = (
-        function(place, batch)["carry"]["sample"]
+        function(place, batch).carry["sample"]
         for function in (sampler.draw, tf.function(sampler.draw))
     )
 
@@ -266,11 +269,11 @@ def test_a_group_stays_one_context_however_many_of_its_impressions_are_taken(sch
 
     taken = take_impressions(batch, tf.sort(rows), schema)
 
-    features = taken["features"]
+    features = taken.features
     assert features["user"].nrows() == 2
     assert features["group_index"].shape == [5]
     users = tf.gather(features["user"], features["group_index"]).to_list()
-    by_sample = dict(zip(taken["carry"]["sample"].numpy().tolist(), users, strict=True))
+    by_sample = dict(zip(taken.carry["sample"].numpy().tolist(), users, strict=True))
     assert by_sample == {3: [3], 5: [3], 13: [13]}
 
 

@@ -57,7 +57,7 @@ def test_predictions_are_the_models_probabilities_beside_the_carried_keys(
     source = find_source(str(scored_data), split="test")
     (batch,) = input_fn.build_dataset(source, trained.schema, InputConfig())
 
-    outputs = trained.model(batch["features"], training=False)
+    outputs = trained.model(batch.features, training=False)
 
     assert len(batches) > 2
     columns = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}

@@ -107,7 +107,7 @@ def test_scores_are_those_of_the_impressions_in_the_order_of_the_files(
     dataset = input_fn.build_dataset(scored_source, trained.schema, InputConfig())
     (batch,) = dataset
 
-    outputs = trained.model(batch["features"], training=False)
+    outputs = trained.model(batch.features, training=False)
 
     for name in ("ctr_logits", "cvr_logits", "ctcvr_logits"):
         found = getattr(collected, name)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf.data import parsing, records
+from esmm_tf.data.feature_values import FeatureValues
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import slicing
 from esmm_tf.evaluation.slicing import SliceReader
@@ -101,7 +102,8 @@ def test_a_slice_is_the_bucket_that_the_model_takes(dtype, boundaries, values):
 
     found = read(reader, schema, [(4, {"price": values})])
 
-    rows = CategoricalReader(feature)(tf.RaggedTensor.from_uniform_row_length(values, 1)).ids
+    given = FeatureValues(tf.RaggedTensor.from_uniform_row_length(values, 1))
+    rows = CategoricalReader(feature)(given).ids
     buckets = [text[0] for text in found]
     assert buckets == [{0: "<", 1: "[", 2: ">"}[row] for row in rows.flat_values.numpy()]
     assert len(set(buckets)) > 1

@@ -10,7 +10,8 @@ from esmm_tf.config.training import ModelConfig
 from esmm_tf.methods import load_method
 from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.schema.columns import FLOAT32, INT64, NumericColumn
-from esmm_tf.schema.schema import IMPRESSION, Feature, Schema
+from esmm_tf.schema.record_field import IMPRESSION
+from esmm_tf.schema.schema import Feature, Schema
 
 
 def loss_and_gradients(model, sample_weight=None):

@@ -8,6 +8,7 @@ import tensorflow as tf
 from shop_batch import FEATURES, LABELS, SCHEMA, WEIGHT, build_model, one_batch, towers_of
 
 from esmm_tf import methods
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.sampling import Sampler, Sampling
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
@@ -88,12 +89,17 @@ def test_the_loss_of_a_method_is_that_of_float64(name, weight):
 def test_the_loss_of_a_sampled_method_is_a_mean_over_the_copies(name, rate, rows, weight):
     model = build_model(name, trained=True)
     sampler = Sampler(sampling=load_method(name).choose_sampling(rate), schema=SCHEMA, seed=1)
-    batch = {"features": FEATURES, "labels": LABELS, "example_weight": tf.ones([8])}
-    batch |= {} if weight is None else {"example_weight": weight}
+    batch = Batch(
+        features=FEATURES,
+        labels=LABELS,
+        example_weight=tf.ones([8]) if weight is None else weight,
+        oracle={},
+        carry={},
+    )
 
     drawn = sampler.draw(tf.constant(0, tf.int64), batch)
-    outputs = model(drawn["features"])
-    loss = model.compute_loss(drawn["features"], drawn["labels"], outputs, drawn["example_weight"])
+    outputs = model(drawn.features)
+    loss = model.compute_loss(drawn.features, drawn.labels, outputs, drawn.example_weight)
 
     rows = list(rows)
     pcvr = sigmoid(float64(model(FEATURES), "cvr_logits"))

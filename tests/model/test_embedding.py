@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from esmm_tf.model.embedding import FusedEmbedding, TableInitializer
+from esmm_tf.model.feature_columns import Tokens
 from esmm_tf.schema.schema import COMBINERS, Table
 
 DIM = 3
@@ -13,6 +14,10 @@ def make_layer():
     layer = FusedEmbedding([ITEM, SHOP], DIM, seed=1)
     layer.table.assign(tf.random.stateless_normal(layer.table.shape, seed=[1, 2]))
     return layer
+
+
+def pair(ids, weights):
+    return [Tokens(*both) for both in zip(ids, weights, strict=True)]
 
 
 def random_rows(rng, num_ids, *, shortest=0):
@@ -60,7 +65,7 @@ def test_pooling_equals_safe_embedding_lookup_sparse_with_empty_rows(combiner, w
     layer = make_layer()
     ids, weights, tables = random_features(seed, weighted=weighted)
 
-    pooled = layer(ids, weights, tables=tables, combiners=[combiner] * 3)
+    pooled = layer(pair(ids, weights), tables=tables, combiners=[combiner] * 3)
 
     expected = reference(
         tf.nn.safe_embedding_lookup_sparse, layer.table, ids, weights, tables, [combiner] * 3
@@ -74,7 +79,7 @@ def test_pooling_equals_embedding_lookup_sparse_with_weights_of_both_signs(combi
     layer = make_layer()
     ids, weights, tables = random_features(3, weighted=True, low=-1.0, shortest=1)
 
-    pooled = layer(ids, weights, tables=tables, combiners=[combiner] * 3)
+    pooled = layer(pair(ids, weights), tables=tables, combiners=[combiner] * 3)
 
     expected = reference(
         tf.nn.embedding_lookup_sparse, layer.table, ids, weights, tables, [combiner] * 3
@@ -88,7 +93,7 @@ def test_each_feature_keeps_its_own_combiner_and_weights():
     weights[1] = None
     combiners = ["mean", "sqrtn", "sum"]
 
-    pooled = layer(ids, weights, tables=tables, combiners=combiners)
+    pooled = layer(pair(ids, weights), tables=tables, combiners=combiners)
 
     expected = reference(
         tf.nn.safe_embedding_lookup_sparse, layer.table, ids, weights, tables, combiners
@@ -102,7 +107,7 @@ def test_pooling_by_hand_reads_each_table_at_its_own_offset():
     ids = [tf.ragged.constant(rows, dtype=tf.int64) for rows in ([[0, 1], []], [[0], [1, 1]])]
     weights = [tf.ragged.constant([[2.0, 3.0], []], row_splits_dtype=tf.int64), None]
 
-    pooled = layer(ids, weights, tables=["a", "b"], combiners=["sum", "sum"])
+    pooled = layer(pair(ids, weights), tables=["a", "b"], combiners=["sum", "sum"])
 
     assert pooled.numpy().tolist() == [[32.0, 100.0], [0.0, 2000.0]]
 
@@ -111,7 +116,9 @@ def test_features_that_share_a_table_read_the_same_rows():
     layer = make_layer()
     ids = tf.ragged.constant([[3], [1, 2]], dtype=tf.int64)
 
-    pooled = layer([ids, ids], [None, None], tables=["shop", "shop"], combiners=["sum", "sum"])
+    pooled = layer(
+        pair([ids, ids], [None, None]), tables=["shop", "shop"], combiners=["sum", "sum"]
+    )
 
     np.testing.assert_array_equal(pooled[:, :DIM], pooled[:, DIM:])
     np.testing.assert_array_equal(pooled[0, :DIM], layer.table[20 + 3])
@@ -124,7 +131,9 @@ def test_a_batch_without_any_value_pools_to_zeros(combiner, weighted):
     ids = tf.ragged.constant([[], []], dtype=tf.int64)
     weights = tf.ragged.constant([[], []], dtype=tf.float32, row_splits_dtype=tf.int64)
 
-    pooled = layer([ids], [weights if weighted else None], tables=["item"], combiners=[combiner])
+    pooled = layer(
+        pair([ids], [weights if weighted else None]), tables=["item"], combiners=[combiner]
+    )
 
     assert pooled.numpy().tolist() == [[0.0] * DIM] * 2
 
@@ -135,7 +144,7 @@ def test_weights_of_zero_pool_to_zeros(combiner):
     ids = tf.ragged.constant([[1, 2], [3]], dtype=tf.int64)
     weights = tf.ragged.constant([[0.0, 0.0], [1.0]], row_splits_dtype=tf.int64)
 
-    pooled = layer([ids], [weights], tables=["item"], combiners=[combiner])
+    pooled = layer(pair([ids], [weights]), tables=["item"], combiners=[combiner])
 
     np.testing.assert_array_equal(pooled, [[0.0] * DIM, layer.table[3].numpy().tolist()])
 
@@ -145,7 +154,7 @@ def test_weights_that_cancel_out_pool_to_zeros_under_mean():
     ids = tf.ragged.constant([[1, 2]], dtype=tf.int64)
     weights = tf.ragged.constant([[1.0, -1.0]], row_splits_dtype=tf.int64)
 
-    pooled = layer([ids], [weights], tables=["item"], combiners=["mean"])
+    pooled = layer(pair([ids], [weights]), tables=["item"], combiners=["mean"])
 
     assert pooled.numpy().tolist() == [[0.0] * DIM]
 
@@ -158,7 +167,7 @@ def test_the_gradient_is_sparse_and_equals_that_of_the_reference(combiner, weigh
     upstream = tf.random.stateless_normal([6, 3 * DIM], seed=[3, 4])
 
     with tf.GradientTape() as tape:
-        pooled = layer(ids, weights, tables=tables, combiners=[combiner] * 3)
+        pooled = layer(pair(ids, weights), tables=tables, combiners=[combiner] * 3)
     gradient = tape.gradient(pooled, layer.table, output_gradients=upstream)
 
     dense = tf.Variable(layer.table)
@@ -180,7 +189,7 @@ def test_the_gradient_of_zero_weights_is_finite():
     weights = tf.ragged.constant([[0.0, 0.0]], row_splits_dtype=tf.int64)
 
     with tf.GradientTape() as tape:
-        pooled = layer([ids], [weights], tables=["item"], combiners=["mean"])
+        pooled = layer(pair([ids], [weights]), tables=["item"], combiners=["mean"])
     gradient = tape.gradient(pooled, layer.table)
 
     assert np.isfinite(gradient.values).all()
@@ -194,11 +203,11 @@ def test_pooling_is_the_same_in_a_function_that_knows_no_shapes():
     options = {"tables": tables, "combiners": COMBINERS}
 
     compiled = tf.function(
-        lambda ids, weights: layer(ids, weights, **options),
+        lambda ids, weights: layer(pair(ids, weights), **options),
         input_signature=[[spec] * 3, [weight_spec] * 3],
     )(ids, weights)
 
-    np.testing.assert_array_equal(compiled, layer(ids, weights, **options))
+    np.testing.assert_array_equal(compiled, layer(pair(ids, weights), **options))
 
 
 def test_all_tables_stand_in_one_trainable_float32_variable():

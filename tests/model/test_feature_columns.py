@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from esmm_tf.data.feature_values import FeatureValues
 from esmm_tf.errors import UserError
 from esmm_tf.model.feature_columns import (
     CategoricalReader,
@@ -21,7 +22,8 @@ from esmm_tf.schema.columns import (
     NumericColumn,
     VocabularyColumn,
 )
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, MANY, OPTIONAL
+from esmm_tf.schema.schema import Feature, Schema
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -41,7 +43,7 @@ def ragged(rows, dtype=INT64):
 
 def read(feature, rows, weights=None):
     weights = None if weights is None else ragged(weights, FLOAT32)
-    return CategoricalReader(feature)(ragged(rows, feature.dtype), weights)
+    return CategoricalReader(feature)(FeatureValues(ragged(rows, feature.dtype), weights))
 
 
 def hashed(texts, buckets):
@@ -137,7 +139,9 @@ class Served(tf.Module):
         self.reader = CategoricalReader(feature)
         dtype = tf.dtypes.as_dtype(feature.dtype)
         spec = tf.RaggedTensorSpec([None, None], dtype, ragged_rank=1, row_splits_dtype=tf.int64)
-        self.read = tf.function(lambda values: self.reader(values).ids, input_signature=[spec])
+        self.read = tf.function(
+            lambda values: self.reader(FeatureValues(values)).ids, input_signature=[spec]
+        )
 
 
 @pytest.mark.parametrize("case", GOLDEN)
@@ -157,7 +161,7 @@ def test_rows_are_the_same_in_eager_mode_in_a_function_and_in_a_saved_model(case
     served = Served(feature)
     values = ragged(values, feature.dtype)
 
-    eager = served.reader(values).ids.to_list()
+    eager = served.reader(FeatureValues(values)).ids.to_list()
     compiled = served.read(values).to_list()
     tf.saved_model.save(served, str(tmp_path), signatures={})
     loaded = tf.saved_model.load(str(tmp_path)).read(values).to_list()

@@ -7,7 +7,8 @@ from esmm_tf.config.training import ModelConfig
 from esmm_tf.model.layers import EntireSpaceOutputs, ImpressionEncoder, TowerLogits, build_tower
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.columns import FLOAT32, INT64, IdentityColumn, NumericColumn
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, OPTIONAL, Feature, Schema, Table
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, MANY, OPTIONAL, SIDES
+from esmm_tf.schema.schema import Feature, Schema, Table
 
 IDS = IdentityColumn(vocabulary_size=4)
 
@@ -167,6 +168,16 @@ def test_a_group_gives_the_same_as_its_impressions_written_as_groups_of_one():
 
     assert grouped.shape == (3, 7)
     np.testing.assert_array_equal(grouped, encoder(impressions | ones))
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_weights_that_are_lost_are_an_error_and_not_ones(side):
+    encoder = make_encoder(embedded("tastes", side, weighted=True))
+    inputs = {"group_index": tf.zeros([1], tf.int64), "tastes": ragged([[0, 3]])}
+    message = r"Feature 'tastes' is weighted and needs 'tastes:weight' among the inputs, which are"
+
+    with pytest.raises(ValueError, match=message):
+        encoder(inputs)
 
 
 def test_context_tokens_are_read_once_a_group_and_not_once_an_impression():

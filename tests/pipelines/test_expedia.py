@@ -274,11 +274,9 @@ def test_input_fn_parses_the_searches_with_their_own_schema(converted):
     (batch,) = input_fn.build_dataset(source, schema, InputConfig(), carry=True)
 
     assert schema == toml_file.load_schema(str(ROOT / "tfrecords_schema" / "expedia.toml"))
-    by_hotel = dict(
-        zip(batch["carry"]["prop_id"].numpy(), batch["labels"]["click"].numpy(), strict=True)
-    )
+    by_hotel = dict(zip(batch.carry["prop_id"].numpy(), batch.labels["click"].numpy(), strict=True))
     assert by_hotel == {11: 1, 12: 0, 13: 1, 2: 0}
-    assert np.isnan(batch["features"]["prop_review_score"].numpy()).sum() == 2
+    assert np.isnan(batch.features["prop_review_score"].numpy()).sum() == 2
 
 
 @pytest.mark.slow  # planning the query takes seconds

@@ -314,6 +314,36 @@ def test_features_are_found_by_side_and_by_name(schema):
     assert schema.field("tags").weighted
 
 
+def test_only_an_impression_feature_of_any_number_of_values_has_lengths(schema):
+    names = [field.name for field in schema.fields if field.has_lengths]
+
+    assert names == ["brand", "tags", "visits", "stock", "discount"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value_keys", "more"),
+    [
+        ("user", ("user",), ()),
+        ("interests", ("interests", "interests:weight"), ()),
+        ("tags", ("tags", "tags:weight"), ("tags:lengths",)),
+        ("brand", ("brand",), ("brand:lengths",)),
+        ("sample", ("sample",), ()),
+    ],
+)
+def test_a_field_answers_for_the_keys_of_records(schema, name, value_keys, more):
+    field = schema.field(name)
+
+    assert field.value_keys == value_keys
+    assert field.record_keys == (*value_keys, *more)
+
+
+def test_the_group_key_is_carried_once_whether_or_not_it_is_listed(schema):
+    listed = dataclasses.replace(schema, carry=("request", "sample"))
+
+    assert schema.carried_names == ("sample", "user", "request")
+    assert listed.carried_names == ("request", "sample")
+
+
 def test_a_feature_that_names_no_table_has_one_of_its_own_name_which_may_be_declared(schema):
     assert schema.field("brand").table_name == "brands"
     assert schema.field("item").table_name == "item"

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from esmm_tf.errors import UserError
-from esmm_tf.schema import columns, toml_file
+from esmm_tf.schema import columns, record_field, toml_file
 from esmm_tf.schema import schema as schema_lib
 
 README = pathlib.Path(__file__).parents[2] / "tfrecords_schema" / "README.md"
@@ -499,9 +499,9 @@ def test_the_documentation_names_every_key_of_the_file(cls):
 @pytest.mark.parametrize(
     "choices",
     [
-        schema_lib.SIDES,
+        record_field.SIDES,
         columns.DTYPES,
-        schema_lib.VALUES,
+        record_field.VALUES,
         schema_lib.COMBINERS,
         schema_lib.INITIALIZERS,
         columns.SCALINGS,

@@ -146,6 +146,18 @@ def test_of_more_values_than_a_width_the_first_are_taken(served_schema):
     assert dense["interests"].tolist() == [[np.iinfo(np.int64).min]]
 
 
+@pytest.mark.parametrize("weights", [[], [0.5], [0.5, 1.0, 2.0]])
+def test_an_impression_without_one_weight_a_value_is_not_padded(served_schema, weights):
+    content = {"tags": ["a", "b"], "tags:weight": weights}
+    example = tf.train.Example.FromString(records.encode_group(content))
+
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=r"Feature tags needs one weight a value, under tags:weight\.",
+    ):
+        dense_inputs.pad([example], served_schema, {"interests": 1, "tags": 2, "visits": 1})
+
+
 def test_an_unnamed_character_of_a_feature_is_an_underscore_in_a_tensor(served_schema):
     price = dataclasses.replace(
         served_schema.features[0], name="last price", column=columns.NumericColumn()

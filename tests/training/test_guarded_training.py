@@ -300,8 +300,8 @@ def test_the_offending_batch_is_a_data_set_of_its_own(broken, tmp_path):
     source = find_source(str(tmp_path / "offending_batch"), split="train")
     check_schema(source, SCHEMA)
     (batch,) = input_fn.build_dataset(source, SCHEMA, InputConfig())
-    assert source.impressions == len(batch["labels"]["click"]) == 2 * SIZE
-    is_infinite = np.isinf(batch["features"]["price"].numpy())
+    assert source.impressions == len(batch.labels["click"]) == 2 * SIZE
+    is_infinite = np.isinf(batch.features["price"].numpy())
     assert np.flatnonzero(is_infinite).tolist() == [SIZE + 2]
 
 

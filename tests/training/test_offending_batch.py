@@ -18,7 +18,7 @@ def source(data_set):
 
 def read_samples(dataset):
     """Returns the ids of the impressions of each batch."""
-    return [batch["carry"]["sample"].numpy().tolist() for batch in dataset]
+    return [batch.carry["sample"].numpy().tolist() for batch in dataset]
 
 
 def save(source, schema, model_dir, **changes):
@@ -36,7 +36,7 @@ def test_the_groups_of_a_batch_are_read_again_whichever_iterator_gave_it(source,
         groups = input_fn.read_groups(
             source, schema, CONFIG, seed=seed, batches=range(place, place + 1)
         )
-        found = parsing.parse_groups(groups, schema, carry=True)["carry"]["sample"]
+        found = parsing.parse_groups(groups, schema, carry=True).carry["sample"]
         assert found.numpy().tolist() == expected
     assert len(batches) > 5
 

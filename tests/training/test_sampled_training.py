@@ -88,7 +88,7 @@ def base_history(data, ctr_dir, tmp_path_factory):
 def read_features(data, split="validation"):
     source = find_source(str(data), split=split)
     (batch,) = input_fn.build_dataset(source, SHELF, InputConfig(batch_size=10_000))
-    return batch["features"]
+    return batch.features
 
 
 def test_a_run_of_base_trains_on_clicks_and_validates_on_everything(data, base_history):

@@ -8,6 +8,7 @@ import sklearn.metrics
 import tensorflow as tf
 from shop_batch import FEATURES, LABELS, SCHEMA, WEIGHT, build_model, one_batch
 
+from esmm_tf.data.batch import Batch
 from esmm_tf.data.sampling import Sampler
 from esmm_tf.methods import load_method
 from esmm_tf.model.optimizers import RowwiseAdam
@@ -74,12 +75,17 @@ def test_the_validation_loss_is_a_mean_over_the_copies_that_are_trained_on_on_av
 @HALVES
 def test_the_validation_loss_is_the_training_loss_of_the_same_impressions(method, rate, weight):
     model, sampling = build_sampled(method, rate)
-    batch = {"features": FEATURES, "labels": LABELS, "example_weight": tf.ones([8])}
-    batch |= {} if weight is None else {"example_weight": weight}
+    batch = Batch(
+        features=FEATURES,
+        labels=LABELS,
+        example_weight=tf.ones([8]) if weight is None else weight,
+        oracle={},
+        carry={},
+    )
     drawn = Sampler(sampling=sampling, schema=SCHEMA, seed=1).draw(tf.constant(0, tf.int64), batch)
 
     trained = model.compute_loss(
-        drawn["features"], drawn["labels"], model(drawn["features"]), drawn["example_weight"]
+        drawn.features, drawn.labels, model(drawn.features), drawn.example_weight
     )
     model.reset_metrics()
     measured = evaluate(model, part(range(8), weight))

@@ -48,8 +48,8 @@ def count_labels(batches):
     """Returns how often each item is there unclicked, clicked and converted, `[10, 3]`."""
     counts = np.zeros((10, 3), int)
     for batch in batches:
-        labels = (batch["labels"][name].numpy().astype(int) for name in ("click", "conversion"))
-        np.add.at(counts, (batch["features"]["item"].values.numpy(), sum(labels)), 1)
+        labels = (batch.labels[name].numpy().astype(int) for name in ("click", "conversion"))
+        np.add.at(counts, (batch.features["item"].values.numpy(), sum(labels)), 1)
     return counts
 
 
@@ -80,7 +80,7 @@ def read_samples(data_set, schema):
 
     def read(method, rate=None, **settings):
         batches = build_dataset(source, schema, method, rate, **settings)
-        return collections.Counter(s for b in batches for s in b["carry"]["sample"].numpy())
+        return collections.Counter(s for b in batches for s in b.carry["sample"].numpy())
 
     return read
 

@@ -14,7 +14,7 @@ from esmm_pipelines.grouping.splits import SPLIT, hash_bound
 from esmm_pipelines.grouping.whole_groups import ORDER
 from esmm_tf import keys
 from esmm_tf.errors import UserError
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION
 
 ANOMALY = "conversion without click"
 _FIRST = "first_position"

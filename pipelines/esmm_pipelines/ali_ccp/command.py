@@ -26,7 +26,8 @@ from esmm_tf.config.fields import setting
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, ONE, OPTIONAL, Schema
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, ONE, OPTIONAL
+from esmm_tf.schema.schema import Schema
 
 _SCHEMA = importlib.resources.files("esmm_pipelines.schemas") / "ali_ccp.toml"
 _INDEX = "common_feature_index"
@@ -163,7 +164,7 @@ def _record_schema(config: AliCcpConfig) -> Schema:
         return schema
     features = tuple(
         dataclasses.replace(feature, values=OPTIONAL)
-        if feature.side == CONTEXT and feature.values == ONE
+        if feature.is_context and feature.values == ONE
         else feature
         for feature in schema.features
     )

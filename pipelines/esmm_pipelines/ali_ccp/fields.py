@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from esmm_tf.schema.schema import CONTEXT, IMPRESSION, MANY, ONE, OPTIONAL
+from esmm_tf.schema.record_field import CONTEXT, IMPRESSION, MANY, ONE, OPTIONAL
 
 NUM_IMPRESSIONS = 42_300_135
 NUM_CONTEXTS = 730_600

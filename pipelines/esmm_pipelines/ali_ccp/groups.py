@@ -12,7 +12,7 @@ from esmm_pipelines.grouping.values import Values
 from esmm_pipelines.grouping.whole_groups import ORDER, WholeGroups, starts
 from esmm_tf import keys
 from esmm_tf.data import records
-from esmm_tf.schema.schema import CONTEXT
+from esmm_tf.schema.record_field import CONTEXT
 
 
 class GroupBuilder(WholeGroups):
@@ -37,16 +37,11 @@ class GroupBuilder(WholeGroups):
                 impressions = slice(first, min(first + self.max_group_size, stop))
                 record = {name: column[impressions] for name, column in labels.items()}
                 for key in self.schema.keys:
-                    one = slice(first, first + 1) if key.side == CONTEXT else impressions
+                    one = slice(first, first + 1) if key.is_context else impressions
                     record[key.name] = keys_of[key.name][one]
                 for feature in self.schema.features:
-                    place = context if feature.side == CONTEXT else impressions
-                    record |= values[feature.name].entries(
-                        feature.name,
-                        place.start,
-                        place.stop,
-                        lengths=records.needs_lengths(feature),
-                    )
+                    place = context if feature.is_context else impressions
+                    record |= values[feature.name].entries(feature, place.start, place.stop)
                 yield splits[first], record
 
     def _values(self, rows: pa.Table) -> dict[str, Values]:

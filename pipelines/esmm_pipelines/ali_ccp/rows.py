@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from esmm_pipelines.ali_ccp import raw_files
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import INT64
-from esmm_tf.schema.schema import CONTEXT, MANY, ONE, Schema
+from esmm_tf.schema.record_field import CONTEXT, MANY, ONE
+from esmm_tf.schema.schema import Schema
 
 TOKEN = np.dtype([("field", "<u2"), ("id", "<i8"), ("value", "<f4")])
 ROW = pa.schema(

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from esmm_tf import keys
+from esmm_tf.schema.record_field import RecordField
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Values:
         weights = None if self.weights is None else self.weights[places]
         return Values(self.values[places], lengths, weights)
 
-    def entries(self, name: str, first: int, end: int, *, lengths: bool) -> dict[str, np.ndarray]:
-        """Returns rows `first` to `end` as a record holds feature `name`."""
+    def entries(self, field: RecordField, first: int, end: int) -> dict[str, np.ndarray]:
+        """Returns rows `first` to `end` as a record holds them of a field."""
         places = slice(self.starts[first], self.starts[end])
-        entries = {name: self.values[places]}
-        if lengths:
-            entries[name + keys.LENGTHS_SUFFIX] = self.lengths[first:end]
+        entries = {field.name: self.values[places]}
+        if field.has_lengths:
+            entries[field.lengths_key] = self.lengths[first:end]
         if self.weights is not None:
-            entries[name + keys.WEIGHT_SUFFIX] = self.weights[places]
+            entries[field.weight_key] = self.weights[places]
         return entries

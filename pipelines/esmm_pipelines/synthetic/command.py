@@ -27,7 +27,7 @@ from esmm_tf.config import flags
 from esmm_tf.data import records
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.schema.columns import INT64, IdentityColumn
-from esmm_tf.schema.schema import ONE, Feature, Schema, Table
+from esmm_tf.schema.schema import Feature, Schema, Table
 
 
 def generate(config: SyntheticConfig) -> None:
@@ -66,7 +66,7 @@ def write_groups(shop: Shop, config: SyntheticConfig, writer: DataSetWriter) -> 
                 for split in writer.negative_keep_rate:
                     writer.sampled_out[split] += int(left_out[splits == split].sum())
             for index, start, end in _cuts(groups.sizes, config.max_group_size):
-                writer.write(splits[index], _record(groups, index, start, end))
+                writer.write(splits[index], _record(groups, writer.schema, index, start, end))
             bar.update(int(drawn.sizes.sum()))
 
 
@@ -133,13 +133,13 @@ def _cuts(sizes: np.ndarray, limit: int) -> Iterator[tuple[int, int, int]]:
             yield index, start, min(start + limit, end)
 
 
-def _record(groups: Groups, index: int, start: int, end: int) -> records.Group:
+def _record(groups: Groups, schema: Schema, index: int, start: int, end: int) -> records.Group:
     record: dict[str, np.ndarray] = {}
-    for name, values in groups.context.items():
-        record |= values.entries(name, index, index + 1, lengths=False)
-    for name, values in groups.impressions.items():
-        has_lengths = fields.BY_NAME[name].values != ONE
-        record |= values.entries(name, start, end, lengths=has_lengths)
+    for feature in schema.features:
+        if feature.is_context:
+            record |= groups.context[feature.name].entries(feature, index, index + 1)
+        else:
+            record |= groups.impressions[feature.name].entries(feature, start, end)
     for name, labels in groups.labels.items():
         record[name] = labels[start:end]
     return record

@@ -16,7 +16,7 @@ from esmm_pipelines.table.typed import number_columns, table_values
 from esmm_tf import keys
 from esmm_tf.data import records
 from esmm_tf.schema.columns import FLOAT32
-from esmm_tf.schema.schema import CONTEXT, Feature, Key
+from esmm_tf.schema.record_field import RecordField
 
 SIGNATURE = "esmm_tf_signature"
 _HASH_DIGITS = 16  # of 64 bits
@@ -51,10 +51,8 @@ class GroupBuilder(WholeGroups):
                 end = min(first + self.max_group_size, stop)
                 record: dict[str, Any] = {}
                 for field in self.schema.fields:
-                    last = first + 1 if field.side == CONTEXT else end
-                    record |= columns[field.name].entries(
-                        field.name, first, last, lengths=records.needs_lengths(field)
-                    )
+                    last = first + 1 if field.is_context else end
+                    record |= columns[field.name].entries(field, first, last)
                 record |= {key: values[first:end] for key, values in per_impression.items()}
                 yield splits[first], record
 
@@ -88,7 +86,7 @@ class GroupBuilder(WholeGroups):
         for field in self.schema.fields:
             values = _values(rows[sources[field.name].name], field)
             if field.weighted:
-                weights = rows[sources[field.name + keys.WEIGHT_SUFFIX].name]
+                weights = rows[sources[field.weight_key].name]
                 numbers = _values(weights, field).values.astype(np.float32)
                 values = dataclasses.replace(values, weights=numbers)
             columns[field.name] = values
@@ -103,7 +101,7 @@ class GroupBuilder(WholeGroups):
         } | {key: rows[sources[key].name].to_numpy().astype(np.float32) for key in numbers}
 
 
-def _values(column: pa.ChunkedArray, field: Feature | Key) -> Values:
+def _values(column: pa.ChunkedArray, field: RecordField) -> Values:
     """Returns a column's values; null is no value."""
     array = column.combine_chunks()
     if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):

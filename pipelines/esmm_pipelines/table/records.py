@@ -27,7 +27,8 @@ from esmm_pipelines.table.typed import (
     typed_columns,
 )
 from esmm_tf.errors import UserError
-from esmm_tf.schema.schema import CONTEXT, Schema
+from esmm_tf.schema.record_field import CONTEXT
+from esmm_tf.schema.schema import Schema
 
 REASON = "esmm_tf_reason"
 _SHOWN = "esmm_tf_shown"

@@ -10,7 +10,8 @@ from esmm_pipelines.table import casts
 from esmm_tf import keys
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import FLOAT32, INT64, STRING
-from esmm_tf.schema.schema import IMPRESSION, MANY, ONE, Feature, Key, Schema
+from esmm_tf.schema.record_field import IMPRESSION, MANY, ONE, RecordField
+from esmm_tf.schema.schema import Schema
 
 _INTEGER, _NUMBER, _STRING = (casts.SQL_TYPES[dtype] for dtype in (INT64, FLOAT32, STRING))
 _ANY_KIND = re.compile(r"(tinyint|smallint|int|bigint|float|double|boolean|string|decimal\(.*\))")
@@ -55,9 +56,7 @@ def table_values(schema: Schema) -> dict[str, Value]:
     for feature in schema.features:
         if feature.weighted:
             weight = _field_value(feature, weight_column(feature.name))
-            found[feature.name + keys.WEIGHT_SUFFIX] = dataclasses.replace(
-                weight, kind=_NUMBER, is_required=False
-            )
+            found[feature.weight_key] = dataclasses.replace(weight, kind=_NUMBER, is_required=False)
     labels = {keys.CLICK: schema.labels.click, keys.CONVERSION: schema.labels.conversion}
     for key, source in labels.items():
         found[key] = Value(source=source, name="", side=IMPRESSION, kind=_INTEGER)
@@ -145,7 +144,7 @@ def check_column(name: str, types: Mapping[str, str], *, wanted_by: str) -> None
         )
 
 
-def _field_value(field: Feature | Key, source: str) -> Value:
+def _field_value(field: RecordField, source: str) -> Value:
     return Value(
         source=source,
         name="",
@@ -191,7 +190,7 @@ def _rules(
         yield faulty, f"{value.source} is no {value.sql_type}"
     for feature in schema.features:
         if feature.weighted:
-            weights = values[feature.name + keys.WEIGHT_SUFFIX]
+            weights = values[feature.weight_key]
             counts = (_count(value) for value in (values[feature.name], weights))
             yield " <> ".join(counts), f"{feature.name} has another number of weights"
     click, conversion = values[keys.CLICK], values[keys.CONVERSION]

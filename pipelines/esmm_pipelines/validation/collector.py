@@ -15,7 +15,7 @@ from esmm_pipelines.validation.statistics import (
     Rate,
     build_histogram,
 )
-from esmm_tf.data.numpy_batches import Batch, Rows, is_number
+from esmm_tf.data.numpy_batches import FeatureRows, NumpyBatch, is_number
 from esmm_tf.data.tally import Tally, shorten_numbers
 from esmm_tf.schema.columns import INT64, IdentityColumn, VocabularyColumn
 from esmm_tf.schema.schema import Feature, Schema
@@ -33,7 +33,7 @@ class Collector:
         self._labels = _LabelCollector()
         self._features = [_FeatureCollector(feature) for feature in schema.features]
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: NumpyBatch) -> None:
         """Adds a batch."""
         self._labels.add(batch)
         for feature in self._features:
@@ -83,7 +83,7 @@ class _LabelCollector:
         self._groups = self._unnested = self._not_binary = 0
         self._weight_sum: float | None = None
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: NumpyBatch) -> None:
         size = batch.sum_by_group(np.ones_like(batch.click))
         clicks, conversions = batch.sum_by_group(batch.click), batch.sum_by_group(batch.conversion)
         self._groups += batch.num_groups
@@ -153,7 +153,7 @@ class _FeatureCollector:
         self._coverage, self._sizes = _Ratio(), _Ratio()
         self._lengths, self._weights, self._numbers = _Spread(), _Spread(), _Spread()
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: NumpyBatch) -> None:
         rows = batch.rows(self._feature)
         values = shorten_numbers(rows.values) if self._is_number else rows.values
         self._tally.add(values, np.ones([len(values), 1], np.int64))
@@ -201,7 +201,7 @@ class _FeatureCollector:
         )
 
 
-def _sum_by_group(rows: Rows, values: np.ndarray, num_groups: int) -> np.ndarray:
+def _sum_by_group(rows: FeatureRows, values: np.ndarray, num_groups: int) -> np.ndarray:
     return np.bincount(rows.group, weights=values, minlength=num_groups)
 
 

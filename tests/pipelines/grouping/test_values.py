@@ -1,12 +1,20 @@
 """Rows of any length: taken, placed and written as plain lists are."""
 
+import dataclasses
+
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from esmm_pipelines.grouping.values import Values
+from esmm_tf.schema.columns import INT64, HashBucketColumn
+from esmm_tf.schema.record_field import IMPRESSION, MANY, ONE
+from esmm_tf.schema.schema import Feature
 
+FIELD = Feature(
+    name="f", side=IMPRESSION, dtype=INT64, values=MANY, column=HashBucketColumn(hash_buckets=2)
+)
 ROWS = st.lists(st.lists(st.integers(-(2**62), 2**62), max_size=4), min_size=1, max_size=6)
 
 
@@ -58,7 +66,7 @@ def test_entries_hold_the_rows_from_first_to_end(rows, data):
     first = data.draw(st.integers(0, len(rows)))
     end = data.draw(st.integers(first, len(rows)))
 
-    entries = build_values(rows, weighted=True).entries("f", first, end, lengths=True)
+    entries = build_values(rows, weighted=True).entries(FIELD, first, end)
 
     assert list(entries) == ["f", "f:lengths", "f:weight"]
     assert entries["f"].tolist() == flatten(rows[first:end])
@@ -66,8 +74,8 @@ def test_entries_hold_the_rows_from_first_to_end(rows, data):
     assert entries["f:weight"].tolist() == flatten(weight_rows(rows)[first:end])
 
 
-@pytest.mark.parametrize(("lengths", "keys"), [(True, ["f", "f:lengths"]), (False, ["f"])])
-def test_entries_hold_lengths_only_when_asked_and_weights_only_if_any(lengths, keys):
-    entries = build_values([[1], [2]]).entries("f", 0, 2, lengths=lengths)
+@pytest.mark.parametrize(("values", "keys"), [(MANY, ["f", "f:lengths"]), (ONE, ["f"])])
+def test_entries_hold_lengths_only_where_a_field_has_them_and_weights_only_if_any(values, keys):
+    entries = build_values([[1], [2]]).entries(dataclasses.replace(FIELD, values=values), 0, 2)
 
     assert list(entries) == keys

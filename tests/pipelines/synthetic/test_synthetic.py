@@ -363,9 +363,9 @@ def test_input_fn_parses_the_log_with_its_own_schema(small_dir):
 
     batches = list(input_fn.build_dataset(source, schema, InputConfig(batch_size=512)))
 
-    items = np.concatenate([batch["features"]["205"].values for batch in batches])
-    labels = np.concatenate([batch["labels"]["click"] for batch in batches])
-    truth = np.concatenate([batch["oracle"]["oracle_pcvr"] for batch in batches])
+    items = np.concatenate([batch.features["205"].values for batch in batches])
+    labels = np.concatenate([batch.labels["click"] for batch in batches])
+    truth = np.concatenate([batch.oracle["oracle_pcvr"] for batch in batches])
     assert manifest.load_manifest(str(small_dir)).schema_hash == schema.record_hash()
     assert len(batches) > 1
     np.testing.assert_array_equal(items, column(groups, "205"))
@@ -377,7 +377,7 @@ def test_neither_truth_nor_labels_are_inputs_of_the_model(small_dir):
     schema = toml_file.load_schema(str(small_dir / "schema.toml"))
     serialized = list(tf.data.TFRecordDataset(str(next(small_dir.glob("train-*")))))
 
-    inputs = parsing.parse_groups(tf.stack(serialized), schema)["features"]
+    inputs = parsing.parse_groups(tf.stack(serialized), schema).features
 
     weighted = ["109_14", "110_14", "127_14", "150_14", "508", "509", "702", "853"]
     expected = {*fields.BY_NAME, *(f"{name}:weight" for name in weighted), "group_index"}

@@ -710,11 +710,11 @@ def test_input_fn_parses_what_was_written(convert):
     check_schema(source, schema)
     (batch,) = input_fn.build_dataset(source, schema, InputConfig(), carry=True)
 
-    items = batch["features"]["item"].to_tensor().numpy()[:, 0]
-    requests = dict(zip(items, batch["carry"]["request"].numpy(), strict=True))
+    items = batch.features["item"].to_tensor().numpy()[:, 0]
+    requests = dict(zip(items, batch.carry["request"].numpy(), strict=True))
     assert requests == {place: f"r{place % 3}".encode() for place in range(9)}
-    np.testing.assert_array_equal(batch["oracle"]["oracle_pcvr"], [0.125] * 9)
-    np.testing.assert_array_equal(batch["example_weight"], [0.75] * 9)
+    np.testing.assert_array_equal(batch.oracle["oracle_pcvr"], [0.125] * 9)
+    np.testing.assert_array_equal(batch.example_weight, [0.75] * 9)
 
 
 @pytest.mark.slow
