@@ -473,3 +473,17 @@ def test_nothing_is_left_of_the_temporary_file(healthy, tmp_path):
     run(f"data_dir={healthy}", "leaks=false", f"output={tmp_path / 'statistics.json'}")
 
     assert list(pathlib.Path(tmp_path).iterdir()) == [tmp_path / "statistics.json"]
+
+
+def test_a_top_value_neither_breaks_its_line_nor_steers_the_terminal(tmp_path, capsys):
+    def change(group):
+        return group | {"brand": np.full(len(group["brand"]), "a\n\x1b[2J", object)}
+
+    directory = write(tmp_path / "data", change=change, splits=("train",))
+
+    run(f"data_dir={directory}", "leaks=false")
+
+    output = capsys.readouterr().out
+    (row,) = (line for line in output.splitlines() if line.startswith("brand"))
+    assert "\x1b" not in output
+    assert row.endswith("a \N{REPLACEMENT CHARACTER}[2J 100.0%")
