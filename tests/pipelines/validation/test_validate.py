@@ -444,7 +444,7 @@ def test_a_schema_with_other_columns_reads_both_data_sets(healthy, tmp_path, fou
     [
         (["split=monday"], "has no split 'monday'"),
         (["baseline=nothing"], "'nothing' has no manifest.json"),
-        (["baseline=nothing.json"], "Cannot read 'nothing.json'"),
+        (["baseline=nothing.json"], "nothing.json is missing. Write statistics with --output"),
         (["baseline=a.json", "baseline_split=test"], "--baseline is a file, which holds one split"),
         (["schema=nothing.toml"], "Cannot read schema 'nothing.toml'"),
         (["leak_auc=1.5"], "--leak_auc is 1.5. Give a number from 0.5 to 1."),
