@@ -12,6 +12,7 @@ from esmm_tf.calibration.maps import CalibrationMap, apply
 from esmm_tf.errors import UserError
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import Scores
+from esmm_tf.reports.tables import Column, format_rows
 
 EXPLANATION = (
     "'after' was measured on either half of the groups by maps fitted to the other half; the maps "
@@ -76,14 +77,15 @@ def build_report(scores: Scores, maps: Maps, method: str) -> dict[str, Any]:
 
 def format_table(report: Mapping[str, Any]) -> str:
     """Returns the metrics before and after, two rows a task."""
-    head = ["log_loss", "norm_entropy", "calibration", "ece"]
-    lines = [f"{'task':>11}  {'':6}" + "".join(f"{name:>14}" for name in head)]
+    columns = [Column(title="task"), Column(title="", is_text=True)]
+    columns += [Column(title=t) for t in ("log_loss", "norm_entropy", "calibration", "ece")]
+    rows = []
     for task, times in report["tasks"].items():
         for when, metrics in times.items():
-            cells = [(metrics or {}).get(name) for name in METRICS]
-            shown = "".join(f"{'-' if cell is None else f'{cell:.5f}':>14}" for cell in cells)
-            lines.append(f"{task if when == 'before' else '':>11}  {when:6}{shown}")
-    return "\n".join(lines)
+            values = [(metrics or {}).get(name) for name in METRICS]
+            cells = ["-" if value is None else f"{value:.5f}" for value in values]
+            rows.append([task if when == "before" else "", when, *cells])
+    return format_rows(columns, rows)
 
 
 def _samples(scores: Scores) -> dict[str, Sample]:

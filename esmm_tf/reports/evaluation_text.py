@@ -1,8 +1,9 @@
 """An evaluation as text: one row a task, and what differs from a baseline."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from esmm_tf import keys
+from esmm_tf.reports.tables import Column, format_rows
 from esmm_tf.reports.task_metrics import Interval, MetricDifference, SliceMetrics, TaskMetrics
 
 _METRICS = (
@@ -28,9 +29,9 @@ _SHOWN_VALUES = 20
 def format_tasks(tasks: Mapping[str, TaskMetrics]) -> str:
     """Returns the metrics as a table, one task a row, with the AUC's 95 % interval."""
     names = [name for name in _METRICS if any(name in t.intervals for t in tasks.values())]
-    rows = [["task", *(_SHORT.get(name, name) for name in names), "positives", "impressions"]]
-    rows[0].insert(2, "auc_95%")
-    return _aligned([*rows, *([task, *_cells(found, names)] for task, found in tasks.items())])
+    head = ["task", *(_SHORT.get(name, name) for name in names), "positives", "impressions"]
+    head.insert(2, "auc_95%")
+    return _table(head, [[task, *_cells(found, names)] for task, found in tasks.items()])
 
 
 def _cells(task: TaskMetrics, names: Sequence[str]) -> list[str]:
@@ -45,7 +46,7 @@ def format_truth(tasks: Mapping[str, TaskMetrics]) -> str:
     if not known:
         return ""
     rows = [[task, *(_number(getattr(found, n)) for n in _TRUTH)] for task, found in known.items()]
-    return _aligned([["task", *_TRUTH], *rows])
+    return _table(["task", *_TRUTH], rows)
 
 
 def format_slices(
@@ -53,24 +54,27 @@ def format_slices(
 ) -> str:
     """Returns AUC and calibration by the value of a field, for its 20 most frequent values."""
     head = [field, *(f"{task}_{metric}" for task in tasks for metric in _SLICED)]
-    rows = [[*head, "clicks", "conversions", "impressions"]]
+    head += ["clicks", "conversions", "impressions"]
+    rows = []
     for value, part in list(by_value.items())[:_SHOWN_VALUES]:
         cells = [_number(getattr(part.tasks[task], n)) for task in tasks for n in _SLICED]
         counts = [part.tasks[task].positives for task in (keys.CTR, keys.CTCVR)]
         counts.append(part.impressions)
         rows.append([value, *cells, *(f"{count:,.0f}" for count in counts)])
     left = len(by_value) - _SHOWN_VALUES
-    return _aligned(rows) + (f"\n... and {left:,} more values" if left > 0 else "")
+    return _table(head, rows) + (f"\n... and {left:,} more values" if left > 0 else "")
 
 
 def format_comparison(tasks: Mapping[str, Mapping[str, MetricDifference]]) -> str:
     """Returns the differences from the baseline, their 95 % intervals and their p-values."""
-    rows = [["task", "metric", "baseline", "difference", "95% interval", "p"]]
-    for task, changes in tasks.items():
-        for name in _COMPARED:
-            if name in changes:
-                rows.append([task, name, *_change_cells(changes[name])])
-    return _aligned(rows)
+    head = ["task", "metric", "baseline", "difference", "95% interval", "p"]
+    rows = [
+        [task, name, *_change_cells(changes[name])]
+        for task, changes in tasks.items()
+        for name in _COMPARED
+        if name in changes
+    ]
+    return _table(head, rows)
 
 
 def _change_cells(change: MetricDifference) -> list[str]:
@@ -82,10 +86,9 @@ def _change_cells(change: MetricDifference) -> list[str]:
     ]
 
 
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(lines)
+def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """Returns aligned columns, all of them to the right."""
+    return format_rows([Column(title=title) for title in head], rows)
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

@@ -121,11 +121,19 @@ def escape_markdown(text: str) -> str:
 
 
 def format_text(table: Table) -> str:
-    """Returns a table for a terminal, with titles on one line and notes on the next."""
-    heads = [[column.title for column in table.columns], [column.note for column in table.columns]]
+    """Returns a table for a terminal, with titles on one line and notes, if any, on the next."""
+    heads = [[one_line(column.title) for column in table.columns]]
+    if any(column.note for column in table.columns):
+        heads.append([one_line(column.note) for column in table.columns])
     rows = [*heads, *([one_line(cell.text) for cell in row] for row in table.rows)]
     widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     return "\n".join(line.rstrip() for line in _aligned(rows, table.columns, widths, "  "))
+
+
+def format_rows(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
+    """Returns rows of texts as a table for a terminal."""
+    cells = [[Cell(text) for text in row] for row in rows]
+    return format_text(Table(caption="", columns=columns, rows=cells))
 
 
 def one_line(text: str) -> str:

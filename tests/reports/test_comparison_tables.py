@@ -356,6 +356,12 @@ def test_a_terminal_shows_titles_above_notes():
     assert tables.format_text(table) == "Name    AUC\n        all\na �[2J  0.5"
 
 
+def test_a_table_without_notes_has_no_line_of_them():
+    columns = [Column(title="Name\x1b[2J", is_text=True), Column(title="AUC")]
+
+    assert tables.format_rows(columns, [("a", "0.5")]) == "Name�[2J  AUC\na         0.5"
+
+
 def test_text_from_outside_breaks_no_table():
     result = build_result(methods=("base", HOSTILE))
     result["data"]["directory"] = f"{HOSTILE}\n# heading"

@@ -168,6 +168,17 @@ def test_twenty_values_of_a_slice_are_shown_and_the_others_counted(number, last)
     assert len(rows) == number + 1
 
 
+def test_a_value_of_a_slice_neither_breaks_its_line_nor_steers_the_terminal():
+    slices = build_slices([NUM_ROWS])["shop"]
+    hostile = dataclasses.replace(slices, values=("shop\n\x1b[2J",))
+    result = evaluate(slices={"shop": hostile})
+
+    table = evaluation_text.format_slices(result.slices["shop"], field="shop", tasks=result.tasks)
+
+    assert "\x1b" not in table
+    assert [row[0] for row in cells_of(table)] == ["shop", "shop \N{REPLACEMENT CHARACTER}[2J"]
+
+
 def test_a_comparison_shows_differences_with_their_signs_intervals_and_p_values():
     scores = build_scores()
     other = scores.with_logits(scores.ctr_logits[::-1], scores.cvr_logits[::-1])

@@ -1,6 +1,6 @@
 """The report of a validation as text: tables of labels, features and differences, and findings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from esmm_pipelines.validation.drift import RATES_OF_ALL, Change, Differences, FeatureDifference
 from esmm_pipelines.validation.findings import Finding
@@ -12,6 +12,7 @@ from esmm_pipelines.validation.statistics import (
     Range,
     Rate,
 )
+from esmm_tf.reports.tables import Column, format_rows, one_line
 from esmm_tf.training.label_leaks import METRICS
 
 _NUM_TOP_VALUES = 3
@@ -26,15 +27,15 @@ def format_report(
     parts = [
         statistics.files,
         *_sampling_notes(statistics),
-        _table(_label_rows(statistics.labels)),
-        _table(_feature_rows(statistics.features)),
+        _label_table(statistics.labels),
+        _feature_table(statistics.features),
     ]
     if differences is not None:
         parts += [
             f"differences from {differences.baseline}",
             *_comparison_notes(differences),
-            _table(_change_rows(differences.labels)),
-            _table(_difference_rows(differences.features)),
+            _change_table(differences.labels),
+            _difference_table(differences.features),
         ]
     return "\n\n".join([*parts, _format_findings(found)])
 
@@ -54,33 +55,28 @@ def _format_findings(found: Sequence[Finding]) -> str:
     if not found:
         return "no findings"
     lines = [f"{item.kind}: {item.subject}: {item.message}" for item in found]
-    return "\n".join([f"{len(found)} finding{'s' * (len(found) > 1)}", *lines])
+    return "\n".join([f"{len(found)} finding{'s' * (len(found) > 1)}", *map(one_line, lines)])
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Returns aligned columns, the first and the last one to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        cells[0], cells[-1] = row[0].ljust(widths[0]), row[-1]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    outer = (0, len(head) - 1)
+    columns = [Column(title=title, is_text=place in outer) for place, title in enumerate(head)]
+    return format_rows(columns, rows)
 
 
-def _label_rows(labels: LabelStatistics) -> list[list[str]]:
+def _label_table(labels: LabelStatistics) -> str:
     counts = ("groups", "impressions", "clicks", "conversions", "unnested", "not_binary")
     rates = ("click_rate", "conversion_rate", "conversion_rate_clicked")
-    rows = [["label", "value"]]
-    rows += [[name, f"{getattr(labels, name):,}"] for name in counts]
+    rows = [[name, f"{getattr(labels, name):,}"] for name in counts]
     rows += [[name, _rate(getattr(labels, name))] for name in rates]
-    return [*rows, ["weight_sum", _number(labels.weight_sum)]]
+    return _table(["label", "value"], [*rows, ["weight_sum", _number(labels.weight_sum)]])
 
 
-def _feature_rows(features: Sequence[FeatureStatistics]) -> list[list[str]]:
+def _feature_table(features: Sequence[FeatureStatistics]) -> str:
     head = ["feature", "side", "dtype", "rows", "coverage", "values/row", "distinct"]
     head += ["oov", *METRICS, "weight", "top values, or range, mean +- stddev and median"]
-    return [head, *(_feature_row(feature) for feature in features)]
+    return _table(head, map(_feature_row, features))
 
 
 def _feature_row(feature: FeatureStatistics) -> list[str]:
@@ -99,17 +95,17 @@ def _feature_row(feature: FeatureStatistics) -> list[str]:
     ]
 
 
-def _change_rows(changes: Sequence[Change]) -> list[list[str]]:
-    rows = [["label", "value", "baseline", "beyond noise"]]
-    for change in changes:
-        shown = [_number(change.value), _number(change.baseline), _number(change.beyond_noise)]
-        rows.append([change.name, *shown])
-    return rows
+def _change_table(changes: Sequence[Change]) -> str:
+    rows = [
+        [change.name, *map(_number, (change.value, change.baseline, change.beyond_noise))]
+        for change in changes
+    ]
+    return _table(["label", "value", "baseline", "beyond noise"], rows)
 
 
-def _difference_rows(differences: Sequence[FeatureDifference]) -> list[list[str]]:
+def _difference_table(differences: Sequence[FeatureDifference]) -> str:
     head = ["feature", "coverage", "baseline", "distance", "beyond noise", "unseen", "measure"]
-    return [head, *(_difference_row(difference) for difference in differences)]
+    return _table(head, map(_difference_row, differences))
 
 
 def _difference_row(difference: FeatureDifference) -> list[str]:

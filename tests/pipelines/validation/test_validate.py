@@ -444,7 +444,7 @@ def test_a_schema_with_other_columns_reads_both_data_sets(healthy, tmp_path, fou
     [
         (["split=monday"], "has no split 'monday'"),
         (["baseline=nothing"], "'nothing' has no manifest.json"),
-        (["baseline=nothing.json"], "Cannot read 'nothing.json'"),
+        (["baseline=nothing.json"], "nothing.json is missing. Write statistics with --output"),
         (["baseline=a.json", "baseline_split=test"], "--baseline is a file, which holds one split"),
         (["schema=nothing.toml"], "Cannot read schema 'nothing.toml'"),
         (["leak_auc=1.5"], "--leak_auc is 1.5. Give a number from 0.5 to 1."),
@@ -473,3 +473,17 @@ def test_nothing_is_left_of_the_temporary_file(healthy, tmp_path):
     run(f"data_dir={healthy}", "leaks=false", f"output={tmp_path / 'statistics.json'}")
 
     assert list(pathlib.Path(tmp_path).iterdir()) == [tmp_path / "statistics.json"]
+
+
+def test_a_top_value_neither_breaks_its_line_nor_steers_the_terminal(tmp_path, capsys):
+    def change(group):
+        return group | {"brand": np.full(len(group["brand"]), "a\n\x1b[2J", object)}
+
+    directory = write(tmp_path / "data", change=change, splits=("train",))
+
+    run(f"data_dir={directory}", "leaks=false")
+
+    output = capsys.readouterr().out
+    (row,) = (line for line in output.splitlines() if line.startswith("brand"))
+    assert "\x1b" not in output
+    assert row.endswith("a \N{REPLACEMENT CHARACTER}[2J 100.0%")
