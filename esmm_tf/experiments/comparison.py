@@ -10,7 +10,7 @@ from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.fields import build_configs
 from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.experiments import plan
-from esmm_tf.experiments.execute import Settings
+from esmm_tf.experiments.execute import ComparisonSettings
 from esmm_tf.reports import comparison_page
 
 RESULT_FILE = "comparison.json"
@@ -58,7 +58,7 @@ def compare_methods(
     config, model, inputs = build_configs((CompareConfig, ModelConfig, InputConfig), given)
     comparison_page.check_installed()
     with console.showing(verbose):
-        tree = plan.compare(Settings(compare=config, model=model, input=inputs))
+        tree = plan.run_comparison(ComparisonSettings(compare=config, model=model, input=inputs))
     path = os.path.join(output_dir, RESULT_FILE)
     files.write_json(tree, path)
     written = [path, *comparison_page.write_report(tree, output_dir)]

@@ -53,7 +53,7 @@ _QUIET = GuardConfig(on_label_like_feature=OFF, on_miscalibration=OFF, on_unnest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
+class ComparisonSettings:
     """What all runs of a comparison share."""
 
     compare: CompareConfig
@@ -61,7 +61,7 @@ class Settings:
     input: InputConfig
 
 
-def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -> None:
+def execute(runs: Sequence[Run], settings: ComparisonSettings, *, title: str, file: str) -> None:
     """Trains and measures those of the runs that are not done yet, some at once.
 
     A bar shows how many are done; where there is no terminal, a line for each that ends does.
@@ -90,7 +90,7 @@ def execute(runs: Sequence[Run], settings: Settings, *, title: str, file: str) -
                     console.say(f"{title}, run {done} of {len(runs)}: {run.name}")
 
 
-def _execute_some(runs: Sequence[Run], settings: Settings, *, file: str) -> Iterator[Run]:
+def _execute_some(runs: Sequence[Run], settings: ComparisonSettings, *, file: str) -> Iterator[Run]:
     """Executes runs in new processes, and yields each as it ends."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(
@@ -132,7 +132,7 @@ def _check_ended_well(future: concurrent.futures.Future[None], run: Run, output_
         ) from error
 
 
-def _run(run: Run, settings: Settings, file: str) -> None:
+def _run(run: Run, settings: ComparisonSettings, file: str) -> None:
     directory = run.directory(settings.compare.output_dir)
     os.makedirs(directory, exist_ok=True)
     tf_keras.backend.clear_session()  # what the process built for an earlier run
@@ -159,7 +159,7 @@ def _output_in(path: str) -> Iterator[None]:
         yield
 
 
-def _train(run: Run, settings: Settings) -> None:
+def _train(run: Run, settings: ComparisonSettings) -> None:
     """Trains a run, and removes what only a resumption needs."""
     compare = settings.compare
     model_dir = os.path.join(run.directory(compare.output_dir), MODEL)
@@ -207,7 +207,7 @@ def _seconds(epoch: Mapping[str, Any]) -> float:
     return epoch["impressions"] / rate if rate else 0.0
 
 
-def _measure(run: Run, settings: Settings, file: str) -> None:
+def _measure(run: Run, settings: ComparisonSettings, file: str) -> None:
     """Measures a trained run on the split of a file, on test with the influences of its AUCs."""
     trained = model_directory.load_model(_model_dir(run, settings))
     source = find_source(settings.compare.data_dir, split=_SPLITS[file])
@@ -222,7 +222,7 @@ def _measure(run: Run, settings: Settings, file: str) -> None:
     save_result(run, output_dir, file, result)
 
 
-def _model_dir(run: Run, settings: Settings) -> str:
+def _model_dir(run: Run, settings: ComparisonSettings) -> str:
     return os.path.join(run.directory(settings.compare.output_dir), MODEL)
 
 

@@ -15,7 +15,7 @@ from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
 from esmm_tf.experiments import execute, results
-from esmm_tf.experiments.execute import Settings
+from esmm_tf.experiments.execute import ComparisonSettings
 from esmm_tf.experiments.runs import (
     TEST_FILE,
     TRAINING_FILE,
@@ -33,7 +33,7 @@ _SETTINGS_FILE = "settings.json"
 _FREE = ("output_dir", "processes", "seeds", "fractions", "methods")
 
 
-def compare(settings: Settings) -> dict[str, Any]:
+def run_comparison(settings: ComparisonSettings) -> dict[str, Any]:
     """Returns the content of `comparison.json`, after training and measuring what is not done yet.
 
     Raises:
@@ -54,7 +54,7 @@ def compare(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _tune(settings: Settings) -> tuple[dict[str, list[Run]], dict[str, Run]]:
+def _tune(settings: ComparisonSettings) -> tuple[dict[str, list[Run]], dict[str, Run]]:
     """Returns the candidates of each method and the chosen ones, trained on all training groups.
 
     The CTR network comes first: the others take pCTR from the one that is chosen.
@@ -77,7 +77,7 @@ def _tune(settings: Settings) -> tuple[dict[str, list[Run]], dict[str, Run]]:
     return tried, chosen
 
 
-def _repeat(chosen: dict[str, Run], settings: Settings) -> None:
+def _repeat(chosen: dict[str, Run], settings: ComparisonSettings) -> None:
     """Trains the chosen candidates for every fraction and seed and measures them on the test."""
     config = settings.compare
     ctr = chosen.get(ctr_network.METHOD)
@@ -126,7 +126,7 @@ def _processor() -> str:
     return next(iter(names), platform.processor() or platform.machine())
 
 
-def _comparable(settings: Settings) -> dict[str, Any]:
+def _comparable(settings: ComparisonSettings) -> dict[str, Any]:
     """Returns what may not change between two starts of one comparison, as JSON holds it."""
     tree = dataclasses.asdict(settings)
     for name in _FREE:
@@ -138,7 +138,7 @@ def _as_flags(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"--{name}": value for part in parts.values() for name, value in part.items()}
 
 
-def _check_settings(settings: Settings) -> None:
+def _check_settings(settings: ComparisonSettings) -> None:
     """Keeps the settings in the output directory.
 
     Raises:

@@ -95,7 +95,7 @@ def _above_1(repeated: Repeated, task: str) -> dict[str, Any]:
     return {"share_above_1": _spread(shares)} if shares else {}
 
 
-def compare(method: Repeated, other: Repeated) -> dict[str, Any]:
+def compare_runs(method: Repeated, other: Repeated) -> dict[str, Any]:
     """Returns, by task, the difference of the mean AUCs, its interval and its p-value."""
     tasks = [task for task in method.tests[0] if method.values(task, "auc")]
     return {task: _difference(method, other, task) for task in tasks if other.values(task, "auc")}
@@ -154,7 +154,7 @@ def build_tree(
     }
     for name, rivals in _rivals(whole).items():
         methods[name] |= {
-            f"against_{role}": {"method": other, "tasks": compare(whole[name], whole[other])}
+            f"against_{role}": {"method": other, "tasks": compare_runs(whole[name], whole[other])}
             for role, other in rivals.items()
         }
     return {
@@ -172,7 +172,9 @@ def _against_base(repeated: Mapping[float, Mapping[str, Repeated]]) -> dict[str,
     """Returns how the methods differ from BASE at each fraction; nothing without BASE."""
     return {
         f"{fraction:g}": {
-            name: compare(of, by_name[BASELINE]) for name, of in by_name.items() if name != BASELINE
+            name: compare_runs(of, by_name[BASELINE])
+            for name, of in by_name.items()
+            if name != BASELINE
         }
         for fraction, by_name in repeated.items()
         if BASELINE in by_name

@@ -19,7 +19,7 @@ MAX_SLICE_VALUES = 30
 SLICE_PLOTS = ("auc", "calibration")
 SLICE_COLUMNS = ("auc", "normalized_entropy", "log_loss", "calibration")
 
-Rows = Sequence[tuple[str, TaskMetrics]]  # values of a field and the metrics of each
+SliceRows = Sequence[tuple[str, TaskMetrics]]  # values of a field and the metrics of each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class TaskSlices:
 
     task: str
     plots: Sequence[Plot]
-    rows: Rows
+    rows: SliceRows
     outside: str
 
 
@@ -178,7 +178,9 @@ def _draw_slices(drawing: Any, evaluation: Evaluation) -> Iterator[FieldSlices]:
         yield FieldSlices(field=field, num_values=len(ranked), tasks=tasks)
 
 
-def _draw_dots(drawing: Any, title: str, *, rows: Rows, overall: float | None, name: str) -> bytes:
+def _draw_dots(
+    drawing: Any, title: str, *, rows: SliceRows, overall: float | None, name: str
+) -> bytes:
     dots = [
         drawing.Dot(label=value, value=getattr(found, name), interval=found.intervals.get(name))
         for value, found in rows
@@ -186,7 +188,7 @@ def _draw_dots(drawing: Any, title: str, *, rows: Rows, overall: float | None, n
     return drawing.draw_slices(title, dots, overall=overall, name=name)
 
 
-def _slice_alt(title: str, rows: Rows, name: str) -> str:
+def _slice_alt(title: str, rows: SliceRows, name: str) -> str:
     measured = [(getattr(metrics, name), value) for value, metrics in rows]
     known = sorted(pair for pair in measured if pair[0] is not None)
     if not known:
@@ -195,7 +197,7 @@ def _slice_alt(title: str, rows: Rows, name: str) -> str:
     return f"{title}: from {words.number(low)} ({lowest}) to {words.number(high)} ({highest})."
 
 
-def _outside(rows: Rows) -> str:
+def _outside(rows: SliceRows) -> str:
     """Returns how many of the intervals of calibration leave out 1; nothing where there is none."""
     found = [metrics.intervals.get("calibration") for _, metrics in rows]
     known = [interval for interval in found if interval is not None]

@@ -29,7 +29,7 @@ _BASE64 = "b64"
 Dtypes = Mapping[str, tf.DType]
 
 
-class Request(NamedTuple):
+class JsonRequest(NamedTuple):
     """A signature, `""` where none is named, its inputs, and whether they came in rows."""
 
     signature: str
@@ -44,7 +44,7 @@ class _Item(NamedTuple):
     leaves: list[Any]
 
 
-def read_request(body: bytes, find_dtypes: Callable[[str], Dtypes]) -> Request:
+def read_request(body: bytes, find_dtypes: Callable[[str], Dtypes]) -> JsonRequest:
     """Returns the request of a body.
 
     Args:
@@ -67,7 +67,7 @@ def read_request(body: bytes, find_dtypes: Callable[[str], Dtypes]) -> Request:
             raise invalid_argument(
                 f"Failed to get input map for signature: {signature or 'DEFAULT'}"
             )
-        return Request(signature, _read_inputs(document, dtypes), INSTANCES in document)
+        return JsonRequest(signature, _read_inputs(document, dtypes), INSTANCES in document)
     except RecursionError:
         raise invalid_argument("JSON Parse error: Nested too deeply.") from None
 

@@ -220,11 +220,11 @@ def _pairs(caption: str, values: Mapping[str, Any]) -> Table:
     return Table(
         caption=caption,
         columns=[Column(title="", is_text=True), Column(title="", is_text=True)],
-        rows=[[Cell(name), Cell(_shown(value))] for name, value in values.items()],
+        rows=[[Cell(name), Cell(_cell_text(value))] for name, value in values.items()],
     )
 
 
-def _shown(value: Any) -> str:
+def _cell_text(value: Any) -> str:
     if value is None or value in ("", {}, []):
         return words.DASH
     if isinstance(value, Mapping):

@@ -22,13 +22,13 @@ from esmm_tf.serving import requests, saved_model, skew_causes
 from esmm_tf.serving.client import LiveServer
 from esmm_tf.serving.exported import load_export
 from esmm_tf.serving.requests import Impression, Request
-from esmm_tf.serving.skew_causes import Export, Scores
+from esmm_tf.serving.skew_causes import Export, Probabilities
 from esmm_tf.serving.skew_comparison import Comparison, Difference, read_outputs
 from esmm_tf.serving.skew_report import SkewReport
 from esmm_tf.training import model_directory
 from esmm_tf.training.model_directory import TrainedModel
 
-Score = Callable[[str, Request], Scores]
+Score = Callable[[str, Request], Probabilities]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class _Batch:
     places: np.ndarray
     rows: np.ndarray
     impressions: Sequence[Impression]
-    expected: Scores
+    expected: Probabilities
     carried: Mapping[str, np.ndarray]
     inputs: Mapping[str, Any]
 
@@ -197,7 +197,7 @@ def _explain(
     batch: _Batch,
     place: int,
     *,
-    served: Scores,
+    served: Probabilities,
     trained: TrainedModel,
     export: Export,
 ) -> tuple[str, str]:

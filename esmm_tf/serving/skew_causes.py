@@ -19,7 +19,7 @@ from esmm_tf.serving import dense_inputs, requests, saved_model
 from esmm_tf.serving.requests import Impression
 from esmm_tf.training.model_directory import TrainedModel, is_same_schema
 
-Scores = Mapping[str, np.ndarray]
+Probabilities = Mapping[str, np.ndarray]
 _SHOWN_VALUES = 5
 _NOISE = 1e-5  # of float32, relative
 
@@ -104,7 +104,9 @@ def _listed(names: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in names.items()) or "none"
 
 
-def explain_scores(expected: Scores, served: Scores, trained: TrainedModel, export: Export) -> str:
+def explain_scores(
+    expected: Probabilities, served: Probabilities, trained: TrainedModel, export: Export
+) -> str:
     """Returns why scores differ of impressions that are read alike."""
     if known := describe_models(trained, export):
         return "; ".join(known)
@@ -195,13 +197,13 @@ class Read(NamedTuple):
 
     def shown(self, start: int = 0) -> str:
         """Returns some of them, from a place on."""
-        texts = [" * ".join(map(_shown, value)) for value in self.values[start:]]
+        texts = [" * ".join(map(_shortest, value)) for value in self.values[start:]]
         more = [f"... {len(texts) - _SHOWN_VALUES} more"] if len(texts) > _SHOWN_VALUES else []
         where = f" from number {start + 1} on" if start else ""
         return f"{self.kind}{where} [{', '.join(texts[:_SHOWN_VALUES] + more)}]"
 
 
-def _shown(number: float) -> str:
+def _shortest(number: float) -> str:
     """Returns a row's number, or the shortest decimal that is the float32."""
     return str(number) if isinstance(number, int) else str(np.float32(number))
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from esmm_tf import keys
-from esmm_tf.serving.skew_causes import Scores
+from esmm_tf.serving.skew_causes import Probabilities
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Comparison:
         """Returns whether the training path's scores are not what is served."""
         return bool(self.differing or self.refusal)
 
-    def add(self, expected: Scores, served: Scores, tolerance: float) -> np.ndarray:
+    def add(self, expected: Probabilities, served: Probabilities, tolerance: float) -> np.ndarray:
         """Adds impressions; returns the places of those that differ."""
         differs = np.zeros(len(expected[keys.PCTR]), bool)
         for name, scores in served.items():
@@ -79,7 +79,7 @@ class Comparison:
         return np.flatnonzero(differs)
 
 
-def read_outputs(outputs: Scores, size: int) -> dict[str, np.ndarray]:
+def read_outputs(outputs: Probabilities, size: int) -> dict[str, np.ndarray]:
     """Returns the probabilities among outputs, by name.
 
     Raises:

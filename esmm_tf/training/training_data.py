@@ -24,7 +24,7 @@ _NUM_READERS = 16  # on a remote file system the time is all waiting
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shard:
+class IdentifiedShard:
     """A file of records, and a fingerprint that a copy of it shares."""
 
     file: str
@@ -35,8 +35,8 @@ class Shard:
 class TrainingData:
     """The shards of a run; `early_stopping` tells whether those of validation ended it."""
 
-    train: tuple[Shard, ...]
-    validation: tuple[Shard, ...] = ()
+    train: tuple[IdentifiedShard, ...]
+    validation: tuple[IdentifiedShard, ...] = ()
     early_stopping: bool = False
 
 
@@ -51,7 +51,7 @@ def identify_data(
     )
 
 
-def identify_shards(source: Source) -> tuple[Shard, ...]:
+def identify_shards(source: Source) -> tuple[IdentifiedShard, ...]:
     """Returns the shards that hold impressions: all empty ones are alike."""
     names = [
         file
@@ -61,12 +61,12 @@ def identify_shards(source: Source) -> tuple[Shard, ...]:
     with concurrent.futures.ThreadPoolExecutor(_NUM_READERS) as pool:
         fingerprints = list(pool.map(_fingerprint, names))
     return tuple(
-        Shard(file=_real_path(file), fingerprint=fingerprint)
+        IdentifiedShard(file=_real_path(file), fingerprint=fingerprint)
         for file, fingerprint in zip(names, fingerprints, strict=True)
     )
 
 
-def find_shared(data: TrainingData) -> tuple[tuple[Shard, Shard], ...]:
+def find_shared(data: TrainingData) -> tuple[tuple[IdentifiedShard, IdentifiedShard], ...]:
     """Returns each validation shard that is trained on, with the training shard it equals."""
     trained = {shard.fingerprint: shard for shard in data.train}
     return tuple(
@@ -115,8 +115,8 @@ def load_data(model_dir: str) -> TrainingData | None:
     tree = files.read_json(path, version=FORMAT_VERSION, remedy=remedy)
     with files.told_as_damaged(path, remedy=remedy):
         return TrainingData(
-            train=tuple(Shard(**shard) for shard in tree[keys.TRAIN]),
-            validation=tuple(Shard(**shard) for shard in tree[keys.VALIDATION]),
+            train=tuple(IdentifiedShard(**shard) for shard in tree[keys.TRAIN]),
+            validation=tuple(IdentifiedShard(**shard) for shard in tree[keys.VALIDATION]),
             early_stopping=tree["early_stopping"],
         )
 
@@ -183,5 +183,7 @@ def _real_path(file: str) -> str:
     return file if "://" in file else os.path.realpath(file)
 
 
-def _union(before: Sequence[Shard], added: Sequence[Shard]) -> tuple[Shard, ...]:
+def _union(
+    before: Sequence[IdentifiedShard], added: Sequence[IdentifiedShard]
+) -> tuple[IdentifiedShard, ...]:
     return tuple({shard.fingerprint: shard for shard in (*before, *added)}.values())

@@ -67,7 +67,7 @@ def main(config: ValidateConfig, thresholds: ThresholdConfig) -> None:
     schema = toml_file.load_schema(config.schema or os.path.join(config.data_dir, keys.SCHEMA_FILE))
     baseline = load_baseline(config, schema)  # a wrong one is told before the data set is read
     described = describe(source, schema, measure_leaks=config.leaks)
-    differences = drift.compare(described, baseline) if baseline is not None else None
+    differences = drift.compare_statistics(described, baseline) if baseline is not None else None
     found = findings.find_all(described, source, differences, thresholds)
     print(report.format_report(described, differences, found))
     if config.output:

@@ -7,7 +7,7 @@ import pytest
 from esmm_tf.config.experiments import CompareConfig
 from esmm_tf.config.training import InputConfig, ModelConfig
 from esmm_tf.experiments import execute
-from esmm_tf.experiments.execute import Settings
+from esmm_tf.experiments.execute import ComparisonSettings
 from esmm_tf.experiments.runs import VALIDATION_FILE, Run, save_result
 
 
@@ -32,7 +32,7 @@ def pools(monkeypatch):
 
 def test_every_run_is_executed_once_and_processes_are_renewed(pools, tmp_path, monkeypatch, capsys):
     runs = [Run(method="base", learning_rate=0.001, seed=seed) for seed in range(45)]
-    settings = Settings(
+    settings = ComparisonSettings(
         compare=CompareConfig(data_dir="data", output_dir=str(tmp_path), processes=2),
         model=ModelConfig(),
         input=InputConfig(),

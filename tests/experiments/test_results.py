@@ -54,7 +54,7 @@ def test_a_metric_that_one_seed_does_not_have_is_left_out():
     found = repeated("esmm", [0.6, None], log_loss=0.25)
 
     assert list(results.summarize(found)["ctcvr"]) == ["log_loss"]
-    assert results.compare(found, found) == {}
+    assert results.compare_runs(found, found) == {}
 
 
 def test_the_share_of_predictions_above_1_is_told_where_there_are_such():
@@ -66,7 +66,7 @@ def test_the_share_of_predictions_above_1_is_told_where_there_are_such():
 def test_a_difference_varies_with_the_users_and_with_the_seeds():
     esmm, base = repeated("esmm", [0.70, 0.74, 0.72]), repeated("base", [0.69, 0.70, 0.71])
 
-    found = results.compare(esmm, base)["ctcvr"]
+    found = results.compare_runs(esmm, base)["ctcvr"]
 
     differences = np.array([0.01, 0.04, 0.01])
     influence = 2 * (INFLUENCES["esmm"] - INFLUENCES["base"])  # the mean of 1, 2 and 3 times it
@@ -81,7 +81,7 @@ def test_a_difference_varies_with_the_users_and_with_the_seeds():
 
 
 def test_with_one_seed_nothing_is_known_of_how_a_difference_varies():
-    found = results.compare(repeated("esmm", [0.7]), repeated("base", [0.6]))
+    found = results.compare_runs(repeated("esmm", [0.7]), repeated("base", [0.6]))
 
     assert found["ctcvr"]["difference"] == pytest.approx(0.1)
     assert found["ctcvr"]["interval"] is None
@@ -91,7 +91,7 @@ def test_with_one_seed_nothing_is_known_of_how_a_difference_varies():
 def test_a_method_beside_itself_has_no_interval():
     same = repeated("esmm", [0.7, 0.8])
 
-    found = results.compare(same, same)["ctcvr"]
+    found = results.compare_runs(same, same)["ctcvr"]
 
     assert found == {"difference": 0.0, "interval": None, "p_value": None}
 
@@ -110,7 +110,7 @@ def test_p_values_are_as_often_small_as_they_say_where_nothing_differs():
             tests=results_of([0.7] * seeds),
             influences=[{"ctcvr": np.zeros(clusters)}] * seeds,
         )
-        small += results.compare(method, other)["ctcvr"]["p_value"] < 0.1
+        small += results.compare_runs(method, other)["ctcvr"]["p_value"] < 0.1
 
     assert 20 <= small <= 62  # 40 of 400, give or take 3.7 standard deviations
 

@@ -45,7 +45,9 @@ def test_a_card_names_the_model_its_weights_and_its_flags(trained, model_dir):
 
 
 def test_the_hash_of_the_training_data_is_that_of_its_shards_in_any_order(trained, tmp_path):
-    shards = [training_data.Shard(file=f"{n}.tfrecord", fingerprint=f"5-{n}") for n in range(3)]
+    shards = [
+        training_data.IdentifiedShard(file=f"{n}.tfrecord", fingerprint=f"5-{n}") for n in range(3)
+    ]
     hashes = []
 
     for place, found in enumerate((shards, shards[::-1], shards[:2])):

@@ -9,7 +9,7 @@ from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.training import training_data
-from esmm_tf.training.training_data import Shard, TrainingData
+from esmm_tf.training.training_data import IdentifiedShard, TrainingData
 
 
 @pytest.fixture
@@ -86,8 +86,11 @@ def test_the_two_ends_of_a_short_file_overlap_and_count_once(tmp_path):
 
 def test_data_is_read_as_it_was_saved(tmp_path):
     data = TrainingData(
-        train=(Shard(file="/logs/a", fingerprint="1-aa"), Shard(file="/logs/b", fingerprint="2-b")),
-        validation=(Shard(file="/logs/c", fingerprint="3-cc"),),
+        train=(
+            IdentifiedShard(file="/logs/a", fingerprint="1-aa"),
+            IdentifiedShard(file="/logs/b", fingerprint="2-b"),
+        ),
+        validation=(IdentifiedShard(file="/logs/c", fingerprint="3-cc"),),
         early_stopping=True,
     )
 
@@ -97,7 +100,10 @@ def test_data_is_read_as_it_was_saved(tmp_path):
 
 
 def test_shards_of_an_earlier_start_stay_known(tmp_path):
-    one, two = Shard(file="/a", fingerprint="1-a"), Shard(file="/b", fingerprint="2-b")
+    one, two = (
+        IdentifiedShard(file="/a", fingerprint="1-a"),
+        IdentifiedShard(file="/b", fingerprint="2-b"),
+    )
 
     training_data.save_data(TrainingData(train=(one,), early_stopping=True), str(tmp_path))
     training_data.save_data(TrainingData(train=(one, two)), str(tmp_path))

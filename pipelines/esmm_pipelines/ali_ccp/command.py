@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 from esmm_pipelines.ali_ccp import checks, raw_files, vocabulary
-from esmm_pipelines.ali_ccp.groups import GroupBuilder
+from esmm_pipelines.ali_ccp.groups import AliCcpGroupBuilder
 from esmm_pipelines.ali_ccp.rows import ROW, check_schema, parse_piece
 from esmm_pipelines.engines.config import EngineConfig
 from esmm_pipelines.engines.engine import Engine, open_engine
@@ -145,7 +145,7 @@ def convert(config: AliCcpConfig, data_set: DataSetConfig, engine_config: Engine
             engine.write_groups(
                 kept,
                 order=(ORDER, "side", "piece", "line"),
-                to_groups=GroupBuilder(schema=schema, max_group_size=data_set.max_group_size),
+                to_groups=AliCcpGroupBuilder(schema=schema, max_group_size=data_set.max_group_size),
                 writer=writer,
             )
     _report(writer, data_set, schema, unused)

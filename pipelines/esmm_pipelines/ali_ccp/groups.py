@@ -15,7 +15,7 @@ from esmm_tf.data import records
 from esmm_tf.schema.record_field import CONTEXT
 
 
-class GroupBuilder(WholeGroups):
+class AliCcpGroupBuilder(WholeGroups):
     """Turns rows of Ali-CCP into groups.
 
     Rows are ordered by `ORDER`, which tells contexts apart, then by side: the row of a context, if

@@ -149,7 +149,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
         """Returns the rows that `function` yields, kept as a Parquet file."""
         path = pathlib.Path(self._spill.name, f"{self._new_name()}.parquet")
         with console.build_bar(self._count(frame), "counting", unit=" rows") as bar:
-            keep(function(_shown(self.stream(frame), bar)), path, schema)
+            keep(function(_counted(self.stream(frame), bar)), path, schema)
         return self.read_parquet([str(path)])
 
     def stream(self, frame: Any) -> Batches:
@@ -180,7 +180,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
         if first is None:
             return
         with console.build_bar(total, "writing", unit=" rows") as bar:
-            for split, group in to_groups(_shown(itertools.chain([first], batches), bar)):
+            for split, group in to_groups(_counted(itertools.chain([first], batches), bar)):
                 writer.write(split, group)
 
     def _count(self, frame: Any) -> int:
@@ -229,7 +229,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
         return rejected
 
 
-def _shown(batches: Batches, bar: Any) -> Iterator[pa.RecordBatch]:
+def _counted(batches: Batches, bar: Any) -> Iterator[pa.RecordBatch]:
     """Yields the batches again and moves a bar by their rows."""
     for batch in batches:
         yield batch

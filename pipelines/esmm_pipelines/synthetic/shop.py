@@ -91,7 +91,7 @@ class Shop:
         behaviours = self._behaviours(rng, visitors)
         sizes = rng.geometric(1 / self._truth.mean_group_size, num_groups)
         group = np.repeat(np.arange(num_groups), sizes)
-        items = self._shown(rng, visitors, group)
+        items = self._choose_items(rng, visitors, group)
         scenes = rng.integers(0, len(world.SCENE_EFFECTS), len(items))
         return Groups(
             sizes=sizes,
@@ -140,7 +140,7 @@ class Shop:
         """Returns how many visits behind a behaviour field were made: the first so many."""
         return np.rint(activity * self._visits[name]).astype(np.int64)
 
-    def _shown(
+    def _choose_items(
         self, rng: np.random.Generator, visitors: _Visitors, group: np.ndarray
     ) -> np.ndarray:
         """Returns the item that the logging policy shows at each impression."""
@@ -220,7 +220,7 @@ class Shop:
 
         def overlap(retargeting: float) -> float:
             self._retargeting = retargeting
-            items = self._shown(np.random.default_rng(seed), visitors, group)
+            items = self._choose_items(np.random.default_rng(seed), visitors, group)
             fields = self._item_fields(items, group, behaviours)
             means = {cross: fields[cross].lengths.mean() for _, cross in world.BEHAVIOURS.values()}
             return math.prod(
@@ -234,7 +234,7 @@ class Shop:
         """Solves both intercepts on a pilot of impressions."""
         group = np.repeat(np.arange(_PILOT_GROUPS), 20)
         parts = [self._visitors(rng, _PILOT_GROUPS) for _ in range(10)]
-        items = np.concatenate([self._shown(rng, part, group) for part in parts])
+        items = np.concatenate([self._choose_items(rng, part, group) for part in parts])
         users = np.concatenate([part.users[group] for part in parts])
         scenes = rng.integers(0, len(world.SCENE_EFFECTS), len(items))
         click, conversion = self._logits(users, items, scenes)

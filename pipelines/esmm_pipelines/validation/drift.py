@@ -91,7 +91,7 @@ class Differences:
     features: tuple[FeatureDifference, ...]
 
 
-def compare(statistics: DataStatistics, baseline: DataStatistics) -> Differences:
+def compare_statistics(statistics: DataStatistics, baseline: DataStatistics) -> Differences:
     """Returns how a data set differs from the baseline, feature by feature.
 
     `statistics` must hold all values, as the collector gives them; those of the baseline may be

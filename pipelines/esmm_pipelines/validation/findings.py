@@ -49,7 +49,7 @@ class ThresholdConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
+class DataFinding:
     """One thing that is wrong: its kind, the feature or `labels`, and a message with a remedy."""
 
     kind: str
@@ -62,7 +62,7 @@ def find_all(
     source: Source,
     differences: Differences | None,
     thresholds: ThresholdConfig,
-) -> tuple[Finding, ...]:
+) -> tuple[DataFinding, ...]:
     """Returns the findings, in the order of the features; none if the data set is healthy."""
     found = [*_broken_labels(statistics.labels), *_miscounts(statistics.labels, source)]
     found += _empty_features(statistics, differences)
@@ -77,9 +77,9 @@ def find_all(
     return tuple(found)
 
 
-def _broken_labels(labels: LabelStatistics) -> Iterator[Finding]:
+def _broken_labels(labels: LabelStatistics) -> Iterator[DataFinding]:
     if labels.unnested:
-        yield Finding(
+        yield DataFinding(
             kind="unnested_labels",
             subject=LABELS,
             message=f"A conversion needs a click, and {labels.unnested:,} of "
@@ -87,7 +87,7 @@ def _broken_labels(labels: LabelStatistics) -> Iterator[Finding]:
             "leave those rows out.",
         )
     if labels.not_binary:
-        yield Finding(
+        yield DataFinding(
             kind="labels_not_binary",
             subject=LABELS,
             message=f"Labels are 0 or 1, and {labels.not_binary:,} are another number. "
@@ -95,12 +95,12 @@ def _broken_labels(labels: LabelStatistics) -> Iterator[Finding]:
         )
 
 
-def _miscounts(labels: LabelStatistics, source: Source) -> Iterator[Finding]:
+def _miscounts(labels: LabelStatistics, source: Source) -> Iterator[DataFinding]:
     for name in ("impressions", "clicks", "conversions"):
         declared = sum(getattr(shard, name) for shard in source.shards)
         read = getattr(labels, name)
         if declared != read:
-            yield Finding(
+            yield DataFinding(
                 kind="miscounted",
                 subject=LABELS,
                 message=f"The manifest counts {declared:,} {name}, and the records hold {read:,}. "
@@ -110,7 +110,7 @@ def _miscounts(labels: LabelStatistics, source: Source) -> Iterator[Finding]:
 
 def _empty_features(
     statistics: DataStatistics, differences: Differences | None
-) -> Iterator[Finding]:
+) -> Iterator[DataFinding]:
     """Yields the features without a value, unless the baseline has values of them to compare."""
     compared = {
         feature.name
@@ -119,7 +119,7 @@ def _empty_features(
     }
     for feature in statistics.features:
         if not feature.coverage.value and feature.name not in compared:
-            yield Finding(
+            yield DataFinding(
                 kind="vanished",
                 subject=feature.name,
                 message=f"The feature has no value in {feature.rows:,} rows. Mend the pipeline "
@@ -127,7 +127,7 @@ def _empty_features(
             )
 
 
-def _leaks(feature: FeatureStatistics, thresholds: ThresholdConfig) -> Iterator[Finding]:
+def _leaks(feature: FeatureStatistics, thresholds: ThresholdConfig) -> Iterator[DataFinding]:
     high = {
         metric: auc
         for metric, auc in feature.aucs.items()
@@ -135,7 +135,7 @@ def _leaks(feature: FeatureStatistics, thresholds: ThresholdConfig) -> Iterator[
     }
     if high:
         received = ", ".join(f"{metric} {auc:.4f}" for metric, auc in high.items())
-        yield Finding(
+        yield DataFinding(
             kind="leak",
             subject=feature.name,
             message=f"Alone it predicts a label with {received}, above "
@@ -144,11 +144,11 @@ def _leaks(feature: FeatureStatistics, thresholds: ThresholdConfig) -> Iterator[
         )
 
 
-def _rate_changes(change: Change, thresholds: ThresholdConfig) -> Iterator[Finding]:
+def _rate_changes(change: Change, thresholds: ThresholdConfig) -> Iterator[DataFinding]:
     if change.value is None or change.baseline is None:
         return
     if abs(change.beyond_noise) > thresholds.max_rate_change * change.baseline:
-        yield Finding(
+        yield DataFinding(
             kind="label_drift",
             subject=LABELS,
             message=f"{change.name} is {change.value:.4g} and was {change.baseline:.4g}: more "
@@ -157,9 +157,9 @@ def _rate_changes(change: Change, thresholds: ThresholdConfig) -> Iterator[Findi
         )
 
 
-def _losses(difference: FeatureDifference, thresholds: ThresholdConfig) -> Iterator[Finding]:
+def _losses(difference: FeatureDifference, thresholds: ThresholdConfig) -> Iterator[DataFinding]:
     if difference.is_gone:
-        yield Finding(
+        yield DataFinding(
             kind="vanished",
             subject=difference.name,
             message="The baseline has this feature, and the schema here does not. Write it, or "
@@ -170,13 +170,13 @@ def _losses(difference: FeatureDifference, thresholds: ThresholdConfig) -> Itera
         return
     received = f"Its coverage is {coverage.value:.2%} and was {coverage.baseline:.2%}"
     if not coverage.value:
-        yield Finding(
+        yield DataFinding(
             kind="vanished",
             subject=difference.name,
             message=f"{received}. Mend the pipeline that writes it.",
         )
     elif -coverage.beyond_noise > thresholds.max_coverage_drop:
-        yield Finding(
+        yield DataFinding(
             kind="coverage_drop",
             subject=difference.name,
             message=f"{received}: a fall beyond noise and "
@@ -185,9 +185,9 @@ def _losses(difference: FeatureDifference, thresholds: ThresholdConfig) -> Itera
         )
 
 
-def _drifts(difference: FeatureDifference, thresholds: ThresholdConfig) -> Iterator[Finding]:
+def _drifts(difference: FeatureDifference, thresholds: ThresholdConfig) -> Iterator[DataFinding]:
     if difference.is_retyped:
-        yield Finding(
+        yield DataFinding(
             kind="retyped",
             subject=difference.name,
             message="Here and in the baseline it has another dtype, or is an id in one and a "
@@ -202,14 +202,14 @@ def _drifts(difference: FeatureDifference, thresholds: ThresholdConfig) -> Itera
                 f"The share of its value {distance.where!r} is {distance.share:.2%} and was "
                 f"{distance.baseline_share:.2%}"
             )
-        yield Finding(
+        yield DataFinding(
             kind="drift",
             subject=difference.name,
             message=f"{received}: beyond noise and --max_drift={thresholds.max_drift}. Check "
             "what computes it on either side, or train on data like this.",
         )
     if difference.unseen is not None and difference.unseen > thresholds.max_unseen:
-        yield Finding(
+        yield DataFinding(
             kind="unseen",
             subject=difference.name,
             message=f"{difference.unseen:.2%} of its values are not in the baseline, above "

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from esmm_pipelines.validation.drift import RATES_OF_ALL, Change, Differences, FeatureDifference
-from esmm_pipelines.validation.findings import Finding
+from esmm_pipelines.validation.findings import DataFinding
 from esmm_pipelines.validation.statistics import (
     DataStatistics,
     FeatureStatistics,
@@ -21,7 +21,7 @@ _NONE = "-"
 
 
 def format_report(
-    statistics: DataStatistics, differences: Differences | None, found: Sequence[Finding]
+    statistics: DataStatistics, differences: Differences | None, found: Sequence[DataFinding]
 ) -> str:
     """Returns the tables and the findings."""
     parts = [
@@ -51,7 +51,7 @@ def _comparison_notes(differences: Differences) -> list[str]:
     return [f"{' and '.join(RATES_OF_ALL)} are not compared: --negative_keep_rate differs"]
 
 
-def _format_findings(found: Sequence[Finding]) -> str:
+def _format_findings(found: Sequence[DataFinding]) -> str:
     if not found:
         return "no findings"
     lines = [f"{item.kind}: {item.subject}: {item.message}" for item in found]

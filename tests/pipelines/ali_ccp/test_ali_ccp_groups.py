@@ -99,7 +99,7 @@ def build(rows, *, max_group_size=64, batch_size=100, **changes):
         pa.RecordBatch.from_pylist(rows[first : first + batch_size], schema=TYPES)
         for first in range(0, len(rows), batch_size)
     ]
-    builder = ali_ccp_groups.GroupBuilder(schema=schema, max_group_size=max_group_size)
+    builder = ali_ccp_groups.AliCcpGroupBuilder(schema=schema, max_group_size=max_group_size)
     groups = []
     for split, group in builder(iter(batches)):
         records.check_group(group, schema)

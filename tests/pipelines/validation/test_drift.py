@@ -69,7 +69,7 @@ def data(*features, click_rate=0.1, error=0.0):
 
 
 def compare(now, before):
-    return drift.compare(data(now), data(before)).features[0]
+    return drift.compare_statistics(data(now), data(before)).features[0]
 
 
 def test_the_distance_of_ids_is_the_largest_change_of_a_share():
@@ -174,13 +174,13 @@ def test_coverage_changes_by_what_is_beyond_its_errors():
 def test_a_rate_of_one_group_has_no_known_error_and_no_change():
     now, before = data(click_rate=0.9, error=None), data(click_rate=0.1)
 
-    found = drift.compare(now, before).labels[0]
+    found = drift.compare_statistics(now, before).labels[0]
 
     assert (found.value, found.baseline, found.beyond_noise) == (0.9, 0.1, 0.0)
 
 
 def test_label_rates_are_compared():
-    found = drift.compare(data(click_rate=0.3, error=0.01), data(click_rate=0.1)).labels
+    found = drift.compare_statistics(data(click_rate=0.3, error=0.01), data(click_rate=0.1)).labels
 
     assert [change.name for change in found][:2] == ["click_rate", "conversion_rate"]
     assert found[0].beyond_noise == pytest.approx(0.16)
@@ -191,7 +191,7 @@ def test_features_of_one_side_only_are_new_or_gone():
     ours = feature(frequencies({1: 1}))
     theirs = dataclasses.replace(ours, name="g")
 
-    found = drift.compare(data(ours), data(theirs)).features
+    found = drift.compare_statistics(data(ours), data(theirs)).features
 
     assert [(f.name, f.is_new, f.is_gone) for f in found] == [
         ("f", True, False),
