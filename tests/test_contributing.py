@@ -1,10 +1,11 @@
-"""The method of one's own that CONTRIBUTING.md shows works as it stands there."""
+"""What CONTRIBUTING.md shows: the plan of the rooms, and a method of one's own that works."""
 
 import pathlib
 import re
 import sys
 
 import numpy as np
+import plan_of_rooms
 import pytest
 from shop_batch import FEATURES, LABELS, WEIGHT, build_model
 
@@ -38,3 +39,10 @@ def test_the_loss_of_the_example_weighs_by_inverse_pctr(model, sample_weight):
 
 def test_the_example_takes_one_file_of_under_80_lines():
     assert len(EXAMPLE.splitlines()) < 80
+
+
+@pytest.mark.parametrize("package", plan_of_rooms.PACKAGES)
+def test_the_plan_of_the_rooms_is_that_of_the_code(package):
+    written = plan_of_rooms.written_plans()[package]
+
+    assert written == plan_of_rooms.build_plan(package)

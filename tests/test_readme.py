@@ -46,6 +46,26 @@ def test_the_example_for_ones_own_logs_leads_to_an_export(tmp_path):
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
+def test_the_notebook_leads_to_a_table_a_plot_and_an_export(tmp_path):
+    code = _blocks("python")[1].replace('["reliability_ctr"]', '["reliability_ctr"]._repr_png_()')
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(len(pctcvr))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    *table, rows = done.stdout.splitlines()
+    aucs = {line.split()[0]: float(line.split()[1]) for line in table[1:]}
+    assert rows == "6000"
+    assert aucs["ctr"] > 0.65
+    assert done.stderr == ""
+    assert (tmp_path / "shop_export" / "1" / "saved_model.pb").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "configs"),
     [
