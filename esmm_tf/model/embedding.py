@@ -92,8 +92,8 @@ class FusedEmbedding(tf_keras.layers.Layer):
           combiners: of each feature, `sum`, `mean` or `sqrtn`.
         """
         flat_ids = [
-            feature_tokens.ids.flat_values + self._offsets[table]
-            for feature_tokens, table in zip(tokens, tables, strict=True)
+            ids.flat_values + self._offsets[table]
+            for (ids, _), table in zip(tokens, tables, strict=True)
         ]
         lengths = tf.concat([ids.row_lengths() for ids, _ in tokens], axis=0)
         pool = functools.partial(
