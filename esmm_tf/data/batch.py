@@ -12,13 +12,13 @@ class Batch(NamedTuple):
 
     Args:
       features: the model's inputs. A categorical feature is a ragged `[rows, values]` with its
-        weights beside it, a numeric one a float32 `[rows]` with NaN where it is missing, where rows
-        are groups for a context feature and impressions for others; `group_index`, int64
-        `[impressions]`, is each impression's group.
+        weights beside it; a numeric feature is a float32 `[rows]` with NaN for a missing value.
+        Rows are groups for a context feature and impressions for others. `group_index`, int64
+        `[impressions]`, is the group of each impression.
       labels: `click` and `conversion`, float32 `[impressions]`.
       example_weight: float32 `[impressions]`, or None where the records hold none.
       oracle: `oracle_pctr` and `oracle_pcvr`, float32 `[impressions]`, where the records hold them.
-      carry: the keys that `predict` copies and the group key, `[impressions]`, on demand.
+      carry: the keys that `predict` copies and the group key, `[impressions]`, if asked for.
     """
 
     features: dict[str, Any]

@@ -9,10 +9,10 @@ from esmm_tf.schema.schema import Feature
 
 
 class FeatureValues(NamedTuple):
-    """Values of one feature, and a weight for each if it is weighted.
+    """Values of one feature, and one weight per value if it is weighted.
 
-    Values are ragged `[rows, values]`, or float32 `[rows]` of a numeric feature; weights are ragged
-    float32 `[rows, values]`.
+    Values are ragged `[rows, values]`, or float32 `[rows]` for a numeric feature; weights are
+    ragged float32 `[rows, values]`.
     """
 
     values: Any

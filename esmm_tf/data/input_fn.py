@@ -32,12 +32,13 @@ def build_dataset(
 ) -> tf.data.Dataset:
     """Returns a data set of batches.
 
-    One is the longest run of consecutive whole groups that holds at most `batch_size`
-    impressions; a group with more is a batch alone. With a seed, the order of shards and groups is
-    shuffled, the same each time; without, it is the order of the files.
+    A batch is the longest run of consecutive whole groups that holds at most `batch_size`
+    impressions; a group with more is a batch alone. With a seed, shards and groups are shuffled,
+    in the same order each time; without a seed, they come in the order of the files.
 
-    With a sampler, a batch is what is drawn of those groups; one of which nothing is drawn is left
-    out. So an epoch has as many steps as without: what is drawn is spread over all of them.
+    With a sampler, a batch holds the impressions drawn from its groups, and a batch from which
+    nothing is drawn is left out. Sampling does not make batches fuller: the drawn impressions are
+    spread over the steps that an epoch has without a sampler.
     """
     dataset = _serialized_batches(source, config, seed=seed, subset=subset)
     dataset = dataset.map(
@@ -72,17 +73,17 @@ def read_groups(
 ) -> tf.Tensor:
     """Returns the serialized groups of some batches of `build_dataset`, string `[groups]`.
 
-    `batches` counts from 0. Those before them are read again, though not parsed unless there is a
-    sampler. A sampled batch is returned with all the groups that it was drawn of.
+    `batches` counts from 0. Earlier batches are read again, but parsed only if there is a sampler.
+    A sampled batch is returned with all the groups that it was drawn from.
     """
     dataset = _serialized_batches(source, config, seed=seed, subset=subset)
     if subset.sampler is not None:
         draw, parse = subset.sampler.draw, _parser(schema, False)
 
-        def is_drawn_of(place: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
-            return _has_impressions(draw(place, parse(serialized)))
+        def is_sampled(index: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
+            return _has_impressions(draw(index, parse(serialized)))
 
-        dataset = dataset.enumerate().filter(is_drawn_of).map(lambda _, serialized: serialized)
+        dataset = dataset.enumerate().filter(is_sampled).map(lambda _, serialized: serialized)
     return tf.concat(list(dataset.skip(batches.start).take(len(batches))), axis=0)
 
 
@@ -106,14 +107,14 @@ def open_records(
 ) -> tf.data.Dataset:
     """Returns the batches of records, as `fit` takes them: features, labels and maybe weights.
 
-    Features are the inputs of an estimator's `keras_model`, labels `click` and `conversion`,
-    float32 `[impressions]`. The batches end with the records.
+    Features are the inputs of an estimator's `keras_model`; labels are `click` and `conversion`,
+    float32 `[impressions]`. The data set does not repeat.
 
     Args:
       files: a data set's directory, files or globs, comma-separated.
-      split: that a directory stands for.
-      schema: of the records; by default that beside them.
-      seed: of the order in which groups are shuffled; without, they come in that of the files.
+      split: the split that a directory stands for.
+      schema: of the records; by default the schema beside them.
+      seed: of the shuffling of groups; without a seed, they come in the order of the files.
       settings: `batch_size`, in impressions, `shuffle_buffer`, in groups, and `num_readers`.
 
     Raises:
@@ -171,7 +172,7 @@ def _serialized_batches(
 
 
 def _is_within(serialized: tf.Tensor, *, fraction: float) -> tf.Tensor:
-    """Returns whether a group is one of this share, by its content: larger shares hold smaller."""
+    """Returns whether a group's hash falls in a share; larger shares contain smaller ones."""
     bucket = tf.strings.to_hash_bucket_strong(serialized, _FRACTION_BUCKETS, key=_FRACTION_KEY)
     return bucket < round(fraction * _FRACTION_BUCKETS)
 
@@ -179,8 +180,8 @@ def _is_within(serialized: tf.Tensor, *, fraction: float) -> tf.Tensor:
 def _cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     """Returns the serialized groups of each batch, string `[groups]`.
 
-    Chunks of groups pass through a scan whose state is the groups that did not yet fill a batch;
-    an empty chunk at the end flushes it.
+    Chunks of groups pass through a scan whose state is the groups that do not fill a batch yet;
+    an empty chunk at the end flushes them.
     """
     no_groups = tf.zeros([0], tf.string)
     chunks = dataset.batch(max(batch_size, 64)).map(lambda chunk: (chunk, False))
@@ -192,10 +193,10 @@ def _cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
 def _cut_chunk(batch_size: int) -> Callable[..., Any]:
     @tf.autograph.experimental.do_not_convert
     def cut(
-        left: tf.Tensor, chunk: tuple[tf.Tensor, tf.Tensor]
+        pending: tf.Tensor, chunk: tuple[tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.RaggedTensor]:
         serialized, is_last = chunk
-        groups = tf.concat([left, serialized], axis=0)
+        groups = tf.concat([pending, serialized], axis=0)
         splits = _batch_splits(tf.cumsum(parsing.count_impressions(groups)), batch_size)
         # The last batch may still grow, unless this chunk is the last one.
         num_whole = tf.size(splits) - tf.cast(~is_last, tf.int32)
@@ -210,21 +211,21 @@ def _batch_splits(ends: tf.Tensor, batch_size: int) -> tf.Tensor:
     """Returns where batches begin and end, int64 `[batches + 1]`, from 0 to the number of groups.
 
     Args:
-      ends: int64 `[groups]`, the number of impressions up to and with each group.
+      ends: int64 `[groups]`, the number of impressions up to the end of each group.
       batch_size: impressions in a batch, at most.
     """
     total = tf.size(ends, out_type=tf.int64)
     starts = tf.concat([[0], ends], axis=0)
 
-    def add_batch(splits: tf.TensorArray, place: tf.Tensor, count: tf.Tensor) -> Any:
-        limit = starts[place] + batch_size
+    def add_batch(splits: tf.TensorArray, first: tf.Tensor, count: tf.Tensor) -> Any:
+        limit = starts[first] + batch_size
         end = tf.searchsorted(ends, [limit], side="right", out_type=tf.int64)[0]
-        place = tf.maximum(end, place + 1)
-        return splits.write(count + 1, place), place, count + 1
+        end = tf.maximum(end, first + 1)
+        return splits.write(count + 1, end), end, count + 1
 
     splits = tf.TensorArray(tf.int64, size=1, dynamic_size=True).write(0, tf.constant(0, tf.int64))
     splits, _, _ = tf.while_loop(
-        lambda _, place, __: place < total,
+        lambda _, first, __: first < total,
         add_batch,
         (splits, tf.constant(0, tf.int64), tf.constant(0)),
     )

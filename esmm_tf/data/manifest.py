@@ -27,9 +27,9 @@ class Manifest:
     """What a data set holds.
 
     `compression` is `""` or `"GZIP"`; `rejected` counts the raw rows left out, by reason;
-    `negative_keep_rate` holds, by split, the probability with which an impression without click and
-    conversion was kept, where it is not 1, and `sampled_out` how many were not; `source` names the
-    command and its settings.
+    `negative_keep_rate` is, by split, the probability with which an impression without click and
+    conversion was kept, if not 1; `sampled_out` counts, by split, those that were not kept;
+    `source` names the command and its settings.
     """
 
     schema_hash: str

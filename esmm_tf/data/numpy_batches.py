@@ -25,9 +25,9 @@ _SEED = 1
 class FeatureRows:
     """The values of one feature: those of all rows back to back, and how many each row has.
 
-    A row is a group for a context feature, an impression for others. `group` is the place of each
-    row's group in the batch; `outcomes`, int64 `[rows, 3]`, the row's impressions, clicks and
-    conversions; `half`, 0 or 1, the coin of its group.
+    A row is a group for a context feature and an impression for others. `group` is the index of
+    each row's group in the batch; `outcomes`, int64 `[rows, 3]`, counts each row's impressions,
+    clicks and conversions; `half`, 0 or 1, is the coin of each row's group.
     """
 
     values: np.ndarray
@@ -70,12 +70,12 @@ class NumpyBatch:
         if feature.is_context:
             outcomes = np.stack([self.sum_by_group(column) for column in outcomes.T], axis=1)
             group = np.arange(self.num_groups)
-        found, weights = take_values(self.features, feature)
+        tensor, weights = take_values(self.features, feature)
         if isinstance(feature.column, NumericColumn):
-            present = ~np.isnan(found.numpy())
-            values, lengths = found.numpy()[present], present.astype(np.int64)
+            present = ~np.isnan(tensor.numpy())
+            values, lengths = tensor.numpy()[present], present.astype(np.int64)
         else:
-            values, lengths = found.flat_values.numpy(), found.row_lengths().numpy()
+            values, lengths = tensor.flat_values.numpy(), tensor.row_lengths().numpy()
         return FeatureRows(
             values=values,
             lengths=lengths,
@@ -101,7 +101,7 @@ def read_batches(
     Args:
       source: to read.
       schema: of the records.
-      impressions: after how many to end, with the batch that reaches them; None reads all.
+      impressions: how many to read at least; the batch that reaches it is the last. None reads all.
 
     Raises:
       UserError: if the records do not fit the schema or cannot be parsed.

@@ -18,7 +18,7 @@ _ORACLE = (keys.ORACLE_PCTR, keys.ORACLE_PCVR)
 
 
 def parse_groups(serialized: tf.Tensor, schema: Schema, *, carry: bool = False) -> Batch:
-    """Returns a batch of groups, context once a group.
+    """Returns a batch of groups; context features have one row per group.
 
     Args:
       serialized: string `[groups]`.
@@ -49,14 +49,14 @@ def parse_groups(serialized: tf.Tensor, schema: Schema, *, carry: bool = False) 
 
 
 def parse_impressions(serialized: tf.Tensor, schema: Schema) -> dict[str, Any]:
-    """Returns the model's inputs from one Example an impression, as a server receives them.
+    """Returns the model's inputs from one Example per impression, as a server receives them.
 
-    Each Example is a group of one: `f:lengths`, labels and keys are neither needed nor read, and
-    an absent feature is missing.
+    Each Example is a group of one impression. `f:lengths`, labels and keys are neither needed nor
+    read, and an absent feature is missing.
 
     Raises:
-      tf.errors.InvalidArgumentError: in the graph, if an Example is malformed, a feature has
-        another dtype, or it has not as many weights as values.
+      tf.errors.InvalidArgumentError: in the graph, if an Example is malformed, a feature does not
+        have its dtype, or it has not as many weights as values.
     """
     parsed = _parse_features(serialized, schema.features)
     parsed[keys.GROUP_INDEX] = tf.range(tf.size(serialized, out_type=tf.int64))
@@ -66,13 +66,13 @@ def parse_impressions(serialized: tf.Tensor, schema: Schema) -> dict[str, Any]:
 def parse_candidates(
     contexts: tf.Tensor, candidates: tf.Tensor, group_index: tf.Tensor, schema: Schema
 ) -> dict[str, Any]:
-    """Returns the model's inputs from one Example a context and one a candidate.
+    """Returns the model's inputs from one Example per context and one per candidate.
 
     Args:
       contexts: serialized Examples of context features, string `[groups]`.
       candidates: serialized Examples of impression features, string `[impressions]`.
       group_index: int64 `[impressions]`, the context of each candidate.
-      schema: what they hold.
+      schema: of contexts and candidates.
 
     Raises:
       tf.errors.InvalidArgumentError: as `parse_impressions` does.
@@ -84,19 +84,19 @@ def parse_candidates(
 
 
 def _parse_features(serialized: tf.Tensor, features: Sequence[Feature]) -> dict[str, Any]:
-    """Returns features, and weights, ragged `[rows, values]`, of one Example a row."""
+    """Returns features and their weights, ragged `[rows, values]`, from one Example per row."""
     spec = {key: _values(key, _tf_dtype(f, key)) for f in features for key in f.value_keys}
     if not spec:
         return {}
     parsed = tf.io.parse_example(serialized, spec)
     for feature in features:
         if feature.weighted:
-            parsed[feature.weight_key] = _weights_of(parsed, feature)
+            parsed[feature.weight_key] = _checked_weights(parsed, feature)
     return parsed
 
 
-def _weights_of(parsed: Mapping[str, tf.RaggedTensor], feature: Feature) -> tf.RaggedTensor:
-    """Returns the weights, checked to be as many as the values in each row."""
+def _checked_weights(parsed: Mapping[str, tf.RaggedTensor], feature: Feature) -> tf.RaggedTensor:
+    """Returns the weights of a feature, checked to be as many as the values in each row."""
     values, weights = parsed[feature.name], parsed[feature.weight_key]
     check = tf.debugging.assert_equal(
         values.row_splits,
@@ -108,9 +108,9 @@ def _weights_of(parsed: Mapping[str, tf.RaggedTensor], feature: Feature) -> tf.R
 
 
 def weights_rule(feature: Feature) -> str:
-    """Returns what is said of an Example that has not one weight for each value of a feature."""
+    """Returns the error message for an Example without one weight per value of a feature."""
     # Without quotes, before which TensorFlow would show backslashes.
-    return f"Feature {feature.name} needs one weight a value, under {feature.weight_key}."
+    return f"Feature {feature.name} needs one weight per value, under {feature.weight_key}."
 
 
 def count_impressions(serialized: tf.Tensor) -> tf.Tensor:
@@ -120,7 +120,7 @@ def count_impressions(serialized: tf.Tensor) -> tf.Tensor:
 
 
 def _tf_dtype(field: RecordField, key: str) -> tf.DType:
-    """Returns the dtype of what a field has under a key: its own, or that of weights."""
+    """Returns the dtype of a field's values, or of its weights, by their key."""
     return tf.dtypes.as_dtype(field.dtype) if key == field.name else tf.float32
 
 
@@ -141,7 +141,7 @@ def _ragged_feature(key: str, field: RecordField) -> tf.io.RaggedFeature:
 
 
 def _label_spec(schema: Schema) -> dict[str, Any]:
-    """Returns how to parse what each impression has one of."""
+    """Returns how to parse labels, weight and truth: one value per impression."""
     spec = {name: _values(name, tf.int64) for name in _LABELS}
     if schema.labels.example_weight is not None:
         spec[keys.EXAMPLE_WEIGHT] = _values(keys.EXAMPLE_WEIGHT, tf.float32)

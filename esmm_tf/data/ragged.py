@@ -6,8 +6,8 @@ import tensorflow as tf
 def row_ids(lengths: tf.Tensor) -> tf.Tensor:
     """Returns the row that each value is in, rising, `[values]` in the dtype of `lengths`.
 
-    That is `value_rowids`, which takes `tf.repeat` and with it a hundred operations: too many where
-    every feature of every graph needs it.
+    The result is that of `value_rowids`, whose `tf.repeat` adds a hundred operations to a graph:
+    too many where every feature needs them.
 
     >>> row_ids(tf.constant([2, 0, 3])).numpy().tolist()
     [0, 0, 2, 2, 2]

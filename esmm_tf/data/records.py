@@ -1,9 +1,10 @@
-"""Impression groups as records: encoding one, checking one, taking one apart.
+"""Impression groups as records: encoding, checking and splitting a group.
 
-A group is held as a mapping from record key to a one-dimensional array, exactly the content of its
-`tf.train.Example`: a context feature `f` under `f`; an impression feature `f` of all impressions
-back to back under `f`, with the number of values of each under `f:lengths` unless it has exactly
-one; weights under `f:weight`; labels under `click` and `conversion`.
+A group is a mapping from record key to a one-dimensional array, exactly the content of its
+`tf.train.Example`. A context feature `f` has its values under `f`; an impression feature `f` has
+those of all impressions back to back under `f`, and the number of values per impression under
+`f:lengths`, unless each has exactly one. Weights are under `f:weight`, labels under `click` and
+`conversion`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ def check_group(group: Group, schema: Schema) -> None:
     """
     num_impressions = len(group.get(keys.CLICK, ()))
     if num_impressions == 0:
-        raise UserError("A group without impressions. Give `click` one value an impression.")
+        raise UserError("A group without impressions. Give `click` one value per impression.")
     for field in schema.fields:
         _check_field(group, field, num_impressions)
     per_impression = [keys.CLICK, keys.CONVERSION]
@@ -68,7 +69,7 @@ def check_group(group: Group, schema: Schema) -> None:
 
 
 def _check_per_impression(key: str, values: np.ndarray, num_impressions: int) -> None:
-    """Checks a label, the weight or the truth."""
+    """Checks a label, the weight or the truth: one value per impression."""
     if len(values) != num_impressions:
         raise UserError(
             f"{key!r} has {len(values)} values for {num_impressions} impressions. Give one each."
@@ -134,8 +135,8 @@ def _check_dtype(name: str, values: np.ndarray, dtype: str) -> None:
 def split_group(serialized: bytes, schema: Schema) -> tuple[bytes, list[bytes]]:
     """Returns a record's context and each of its impressions, as serialized Examples of features.
 
-    A context and one of its impressions, one after the other, are an Example that holds both: so
-    does the wire format of protocol buffers join messages.
+    The bytes of a context followed by those of one of its impressions are an Example that holds
+    both: the wire format of protocol buffers merges concatenated messages.
     """
     content = tf.train.Example.FromString(serialized).features.feature
     context = tf.train.Example()
@@ -155,7 +156,7 @@ def split_group(serialized: bytes, schema: Schema) -> tuple[bytes, list[bytes]]:
 
 
 def _lengths(content: Mapping[str, Any], feature: Feature) -> Sequence[int] | None:
-    """Returns how many values each impression has, or None for one each."""
+    """Returns how many values each impression has, or None if each has exactly one."""
     if not feature.has_lengths:
         return None
     return content[feature.lengths_key].int64_list.value
@@ -167,15 +168,15 @@ def _deal(
     lengths: Sequence[int] | None,
     key: str,
 ) -> None:
-    """Gives each target its part of the values."""
+    """Gives each target its own part of the values."""
     kind = values.WhichOneof("kind")
     if kind is None:
         return
-    every = getattr(values, kind).value
+    items = getattr(values, kind).value
     if lengths is None:
-        lengths = [len(every)] if len(targets) == 1 else [1] * len(targets)
+        lengths = [len(items)] if len(targets) == 1 else [1] * len(targets)
     end = 0
     for target, length in zip(targets, lengths, strict=True):
         start, end = end, end + length
         if length:
-            getattr(target.features.feature[key], kind).value.extend(every[start:end])
+            getattr(target.features.feature[key], kind).value.extend(items[start:end])

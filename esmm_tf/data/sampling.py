@@ -28,7 +28,7 @@ class LabelCounts:
 class Sampling:
     """How many copies of an impression are trained on, on average, by its labels.
 
-    A whole number is exact; of a fraction, an impression has one copy more with that probability.
+    A whole number is exact. A fraction is the probability of one more copy.
 
     Args:
       unclicked: copies of an impression without a click.
@@ -44,7 +44,7 @@ class Sampling:
     acceptance: Callable[[tf.Tensor, float], tf.Tensor] | None = None
 
     def mean_copies(self, labels: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Returns the copies of each impression on average, but for `acceptance`, `[impressions]`.
+        """Returns the mean copies of each impression, without `acceptance`, `[impressions]`.
 
         Args:
           labels: `click` and `conversion`, float `[impressions]`.
@@ -53,7 +53,7 @@ class Sampling:
         return tf.where(labels[keys.CLICK] > 0, clicked, self.unclicked)
 
     def count(self, labels: LabelCounts) -> float:
-        """Returns how many copies there are of all impressions on average, but for `acceptance`."""
+        """Returns the mean number of copies of all impressions together, without `acceptance`."""
         return (
             self.unclicked * (labels.impressions - labels.clicks)
             + self.clicked * (labels.clicks - labels.conversions)
@@ -66,12 +66,12 @@ class Sampler:
     """Draws impressions of parsed batches.
 
     Args:
-      sampling: how many copies of which.
+      sampling: how many copies of which impressions.
       schema: of the batches.
-      seed: of the draws, another one in every epoch.
-      score_clicks: returns pCTR, float `[impressions]`, of a batch's features; needed where
+      seed: of the draws; each epoch has its own.
+      score_clicks: returns pCTR, float `[impressions]`, from a batch's features; needed where
         `sampling` has an acceptance.
-      click_share: clicks / impressions of the data, likewise.
+      click_share: clicks / impressions of the data; needed likewise.
     """
 
     sampling: Sampling
@@ -81,13 +81,13 @@ class Sampler:
     click_share: float = 1.0
 
     @tf.autograph.experimental.do_not_convert
-    def draw(self, place: tf.Tensor, batch: Batch) -> Batch:
-        """Returns the copies that are drawn of a batch's impressions, in their order.
+    def draw(self, index: tf.Tensor, batch: Batch) -> Batch:
+        """Returns the drawn copies of a batch's impressions, in the order of the batch.
 
         Args:
-          place: int64 scalar, the place of the batch in the epoch: it gives the same draw each
-            time.
-          batch: of whole groups or of some of their impressions.
+          index: int64 scalar, the index of the batch in the epoch; the same index gives the same
+            draw.
+          batch: whole groups or some of their impressions.
         """
         copies = self.sampling.mean_copies(batch.labels)
         if self.sampling.acceptance is not None and self.score_clicks is not None:
@@ -96,21 +96,21 @@ class Sampler:
             pctr = self.score_clicks(batch.features)
             copies = tf.gather(copies, candidates)
             copies *= self.sampling.acceptance(pctr, self.click_share)
-        chance = tf.random.stateless_uniform(tf.shape(copies), seed=tf.stack([self.seed, place]))
-        # Not the floor of the sum, which rounds up to another whole number.
+        chance = tf.random.stateless_uniform(tf.shape(copies), seed=tf.stack([self.seed, index]))
+        # Not the floor of copies + chance, a sum that may round up to the next whole number.
         whole = tf.floor(copies)
         drawn = tf.cast(whole, tf.int64) + tf.cast(chance < copies - whole, tf.int64)
         return take_impressions(batch, row_ids(drawn), self.schema)
 
 
 def take_impressions(batch: Batch, rows: tf.Tensor, schema: Schema) -> Batch:
-    """Returns some impressions of a batch; groups that lose all of theirs are left out.
+    """Returns some impressions of a batch; groups without a taken impression are left out.
 
-    The context of a group stays one, however many of its impressions are taken.
+    A group's context stays one row, however many of the group's impressions are taken.
 
     Args:
-      batch: to take them of.
-      rows: places of impressions, integer `[taken]`, rising; one may come more than once.
+      batch: to take them from.
+      rows: indices of impressions, integer `[taken]`, rising; an index may repeat.
       schema: of the batch.
     """
     groups, group_index = tf.unique(tf.gather(batch.group_index, rows), out_idx=tf.int64)
@@ -120,8 +120,8 @@ def take_impressions(batch: Batch, rows: tf.Tensor, schema: Schema) -> Batch:
         for name, values in batch.features.items()
         if name != keys.GROUP_INDEX
     }
-    of_each = batch._replace(features={})
     rest = tf.nest.map_structure(
-        lambda values: None if values is None else tf.gather(values, rows), of_each
+        lambda values: None if values is None else tf.gather(values, rows),
+        batch._replace(features={}),
     )
     return rest._replace(features={keys.GROUP_INDEX: group_index, **taken})

@@ -67,9 +67,8 @@ def find_source(patterns: str, *, split: str) -> Source:
     """Returns the shards that `patterns` names.
 
     Args:
-      patterns: files, globs or directories, comma-separated. A directory stands for the shards of
-        its split `split`.
-      split: such as `train`.
+      patterns: files, globs or directories, comma-separated.
+      split: the split that a directory stands for, such as `train`.
 
     Raises:
       UserError: if nothing matches, a directory has no manifest or no such split, a file is not in
@@ -84,14 +83,14 @@ def find_source(patterns: str, *, split: str) -> Source:
         raise UserError("No files of records are named. Name files, a glob or a directory.")
     known = {name: manifest.load_manifest(name) for name in {os.path.dirname(f) for f in files}}
     manifests = [known[os.path.dirname(file)] for file in files]
-    found = [_find_shard(*pair) for pair in zip(files, manifests, strict=True)]
-    rates = [of.keep_rate(split) for of, (split, _) in zip(manifests, found, strict=True)]
+    splits, shards = zip(*map(_find_shard, files, manifests), strict=True)
+    rates = [data_set.keep_rate(name) for data_set, name in zip(manifests, splits, strict=True)]
     _check_alike(patterns, manifests, rates)
     source = Source(
         files=tuple(files),
         compression=manifests[0].compression,
         schema_hash=manifests[0].schema_hash,
-        shards=tuple(shard for _, shard in found),
+        shards=shards,
         negative_keep_rate=rates[0],
     )
     if source.impressions == 0:
@@ -133,12 +132,12 @@ def _expand(pattern: str, *, split: str) -> list[str]:
 def _check_alike(
     patterns: str, manifests: Sequence[manifest.Manifest], rates: Sequence[float]
 ) -> None:
-    """Raises a `UserError` if files, given by manifest and keep rate, cannot be read as one."""
-    if len({found.compression for found in manifests}) > 1:
+    """Raises a `UserError` if files with these manifests and keep rates cannot be read as one."""
+    if len({data_set.compression for data_set in manifests}) > 1:
         raise UserError(
             f"{patterns!r} mixes compressed and plain data sets. Read one kind at once."
         )
-    hashes = {found.schema_hash for found in manifests}
+    hashes = {data_set.schema_hash for data_set in manifests}
     if len(hashes) > 1:
         raise UserError(
             f"{patterns!r} mixes data sets of different schemas ({sorted(hashes)}). "
@@ -151,10 +150,10 @@ def _check_alike(
         )
 
 
-def _find_shard(file: str, found: manifest.Manifest) -> tuple[str, manifest.Shard]:
-    """Returns the split and the counts of a file."""
+def _find_shard(file: str, data_set: manifest.Manifest) -> tuple[str, manifest.Shard]:
+    """Returns the split of a file, and its entry in its data set's manifest."""
     name = os.path.basename(file)
-    for split, shards in found.splits.items():
+    for split, shards in data_set.splits.items():
         for shard in shards:
             if shard.file == name:
                 return split, shard

@@ -9,9 +9,9 @@ _SIGNIFICANT_BITS = np.uint32(0xFFFFFF00)  # sign, exponent and 15 bits of the m
 class Tally:
     """Adds up rows of integers by value.
 
-    What is merged takes 8 bytes a distinct value for itself and 8 for each column, strings their
-    own size more; batches wait unmerged until there are as many of them again, so that a stream of
-    n values costs O(n log n). Merging takes up to four times the memory of what is merged.
+    Merged sums take 8 bytes per distinct value, 8 more per column, and for strings their own size.
+    Batches wait until they hold as many values as the merged sums, so that a stream of n values
+    costs O(n log n). Merging takes up to four times the memory of what is merged.
     """
 
     def __init__(self, num_columns: int) -> None:
@@ -20,7 +20,7 @@ class Tally:
         self._merged = self._pending = 0
 
     def add(self, values: np.ndarray, sums: np.ndarray) -> None:
-        """Adds `sums`, int64 `[n, columns]`, to what stands under `values`, `[n]`."""
+        """Adds `sums`, int64 `[n, columns]`, to the sums of `values`, `[n]`."""
         if len(values) == 0:
             return
         part = sum_by_value(values, sums)
@@ -44,7 +44,7 @@ class Tally:
 
 
 def sum_by_value(values: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distinct values, sorted, and the sum of the rows of `sums` of each."""
+    """Returns the distinct values, sorted, and for each the sum of its rows of `sums`."""
     if len(values) == 0:
         return values, sums
     order = np.argsort(values, kind="stable")

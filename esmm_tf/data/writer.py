@@ -1,4 +1,4 @@
-"""Writing a data set: shards under temporary names, then their renaming, then the manifest."""
+"""Writing a data set: shards under temporary names are renamed, then the manifest is written."""
 
 import collections
 import contextlib
@@ -52,13 +52,13 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
       compressed: whether to write `.tfrecord.gz`.
       overwrite: whether a finished data set in `directory` may be replaced.
       source: what the manifest says of the origin.
-      negative_keep_rate: by split, the probability with which whoever writes keeps an impression
-        without click and conversion; 1.0 where it is not given. How many were left out is counted
+      negative_keep_rate: by split, the probability with which the caller keeps an impression
+        without click and conversion; 1.0 where it is not given. The caller counts those left out
         in `sampled_out`.
 
     Raises:
-      UserError: if `directory` holds a finished data set and `overwrite` is false, there would be
-        no shards, a rate is no probability above 0, or, at the end, no impression was written.
+      UserError: if `directory` holds a finished data set and `overwrite` is false, `num_shards` is
+        not above 0, a rate is no probability above 0, or, at the end, no impression was written.
     """
 
     def __init__(
@@ -108,15 +108,15 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         shards = self._open.get(split)
         if shards is None:
             shards = self._open[split] = [
-                self._new_shard(split, place) for place in range(self.num_shards)
+                self._new_shard(split, index) for index in range(self.num_shards)
             ]
         shards[sum(shard.records for shard in shards) % self.num_shards].write(group)
 
     def adopt(self, split: str, shard: manifest.Shard) -> None:
-        """Takes a shard that `write_shards` wrote; those of a split are numbered as they come.
+        """Takes a shard that `write_shards` wrote; a split's shards are numbered as they come.
 
         Raises:
-          UserError: if its file is not in the directory.
+          UserError: if the shard's file is not in the directory.
         """
         if not os.path.exists(os.path.join(self.directory, shard.file)):
             raise UserError(
@@ -138,8 +138,8 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
         """Returns the number of impressions without a click written so far to a split."""
         return sum(shard.impressions - shard.clicks for shard in self._shards().get(split, ()))
 
-    def _new_shard(self, split: str, place: int) -> "ShardWriter":
-        name = _final_name(split, place, self.num_shards, compression=self.compression)
+    def _new_shard(self, split: str, index: int) -> "ShardWriter":
+        name = _final_name(split, index, self.num_shards, compression=self.compression)
         return ShardWriter(self.directory, name + _TEMPORARY, self.compression)
 
     def _shards(self) -> dict[str, list[manifest.Shard]]:
@@ -165,10 +165,10 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
                 + (f"Left out by --negative_keep_rate: {sampled_out}. " if sampled_out else "")
                 + "Check the input."
             )
-        splits = {split: self._named(split, found) for split, found in self._shards().items()}
+        splits = {split: self._named(split, shards) for split, shards in self._shards().items()}
         self._remove_strays()
         toml_file.save_schema(self.schema, self.directory, keys.SCHEMA_FILE)
-        found = manifest.Manifest(
+        contents = manifest.Manifest(
             schema_hash=self.schema.record_hash(),
             splits=splits,
             compression=self.compression,
@@ -177,19 +177,19 @@ class DataSetWriter(contextlib.AbstractContextManager["DataSetWriter"]):
             sampled_out=dict(self.sampled_out),
             source=self._source,
         )
-        manifest.write_manifest(found, self.directory)
+        manifest.write_manifest(contents, self.directory)
 
     def _named(self, split: str, shards: list[manifest.Shard]) -> tuple[manifest.Shard, ...]:
         """Gives the shards of a split their final names and returns them."""
         named = []
-        for place, shard in enumerate(shards):
-            name = _final_name(split, place, len(shards), compression=self.compression)
+        for index, shard in enumerate(shards):
+            name = _final_name(split, index, len(shards), compression=self.compression)
             os.replace(os.path.join(self.directory, shard.file), os.path.join(self.directory, name))
             named.append(dataclasses.replace(shard, file=name))
         return tuple(named)
 
     def _remove_strays(self) -> None:
-        """Removes what attempts left behind whose shards were not adopted."""
+        """Removes shards that workers left behind and that were not adopted."""
         for name in os.listdir(self.directory):
             if ".tfrecord" in name and name.endswith(_TEMPORARY):
                 with contextlib.suppress(FileNotFoundError):
@@ -229,7 +229,7 @@ class ShardWriter:
 
     @contextlib.contextmanager
     def _system_errors(self) -> Iterator[None]:
-        """Raises the error of a full disk as the system does; TensorFlow's tells nothing."""
+        """Raises the system's error for a full disk; TensorFlow's own does not say it."""
         try:
             yield
         except tf.errors.ResourceExhaustedError:
@@ -253,15 +253,15 @@ def write_shards(
     directory: str,
     compression: str = "",
 ) -> dict[str, manifest.Shard]:
-    """Writes groups into one shard a split, to be adopted, and returns these shards.
+    """Writes groups into one shard per split, to be adopted, and returns these shards by split.
 
     A worker calls this, maybe several times for the same groups. Each call has file names of its
-    own, so that nothing it leaves behind is taken for the shards of another.
+    own, so that what a failed call leaves behind is never taken for the shards of another call.
 
     Args:
-      groups: with their splits.
-      schema: that they must fit.
-      directory: of the data set, on a file system shared with the process that adopts.
+      groups: splits and groups.
+      schema: that the groups must fit.
+      directory: of the data set, on a file system shared with the process that adopts the shards.
       compression: `""` or `"GZIP"`.
 
     Raises:
@@ -285,8 +285,8 @@ def write_shards(
     return {split: shard.counts() for split, shard in shards.items()}
 
 
-def _final_name(split: str, place: int, number: int, *, compression: str) -> str:
-    return f"{split}-{place:05d}-of-{number:05d}{_suffix(compression)}"
+def _final_name(split: str, index: int, num_shards: int, *, compression: str) -> str:
+    return f"{split}-{index:05d}-of-{num_shards:05d}{_suffix(compression)}"
 
 
 def _suffix(compression: str) -> str:

@@ -86,7 +86,7 @@ class Scores:
     @functools.cached_property
     def group_numbers(self) -> np.ndarray | None:
         """Returns the groups as numbers from 0 on, int32, or None for no groups."""
-        return None if self.groups is None else intervals.numbered(self.groups)
+        return None if self.groups is None else intervals.number_groups(self.groups)
 
     @property
     def num_groups(self) -> int | None:

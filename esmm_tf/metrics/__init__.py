@@ -1,1 +1,1 @@
-"""Metrics of pCTR, pCVR and pCTCVR: exact ones of whole logs, streaming ones of a training."""
+"""Metrics of pCTR, pCVR and pCTCVR: exact ones of whole logs, streaming ones during training."""

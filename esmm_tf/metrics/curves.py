@@ -1,4 +1,4 @@
-"""What a plot of a task shows: reliability by bin, ROC, precision and recall, score histograms."""
+"""Data for the plots of a task: reliability by bin, ROC, precision and recall, histograms."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from esmm_tf.metrics.task import Space
 MAX_POINTS = 200
 HISTOGRAM_BINS = 60
 _WIDEST_LOGIT = 30.0
-_NARROWEST_SPAN = 1e-3  # float32 cannot tell the edges of so many bins within less
+_NARROWEST_SPAN = 1e-3  # float32 cannot tell the edges of the bins apart within less
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ReliabilityBin:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Roc:
-    """Points of a ROC curve, from (0, 0) to (1, 1); none without positives or negatives."""
+    """Points of a ROC curve, from (0, 0) to (1, 1); no points if either label is absent."""
 
     false_positive_rate: Sequence[float]
     true_positive_rate: Sequence[float]
@@ -36,7 +36,7 @@ class Roc:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrecisionRecall:
-    """Points of precision against recall, recall rising; none without positives."""
+    """Points of precision against recall, recall rising; no points without positives."""
 
     recall: Sequence[float]
     precision: Sequence[float]
@@ -44,7 +44,7 @@ class PrecisionRecall:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Curves:
-    """What is drawn of a task."""
+    """The curves that are drawn for a task."""
 
     reliability: Sequence[ReliabilityBin]
     roc: Roc
@@ -60,7 +60,7 @@ NO_CURVES = Curves(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogitHistogram:
-    """The weight of clicked and of unclicked impressions between edges, one fewer than edges."""
+    """The weight of clicked and of unclicked impressions in each bin between two logit edges."""
 
     clicked: Sequence[float]
     logit_edges: Sequence[float]
@@ -68,7 +68,7 @@ class LogitHistogram:
 
 
 def build_curves(space: Space) -> Curves:
-    """Returns all that is drawn of a space."""
+    """Returns the curves that are drawn for a space."""
     return Curves(
         reliability=reliability(space), roc=roc(space), precision_recall=precision_recall(space)
     )
@@ -77,25 +77,25 @@ def build_curves(space: Space) -> Curves:
 def reliability(space: Space) -> list[ReliabilityBin]:
     """Returns mean prediction and mean label of up to 20 bins of about the same weight, rising.
 
-    The interval of the mean label heeds groups, as those of metrics do.
+    The interval of the mean label takes groups into account, as the intervals of metrics do.
     """
     weight = space.positives.astype(np.float64) + space.negatives
     predicted = np.bincount(space.bins, weight * space.probability)
     rows = np.bincount(space.bins)
     table = []
-    for place in np.flatnonzero(np.bincount(space.bins, weight)):
-        inside = np.flatnonzero(space.bins == place)
+    for index in np.flatnonzero(np.bincount(space.bins, weight)):
+        inside = np.flatnonzero(space.bins == index)
         total = float(weight[inside].sum())
         label = float(space.positives[inside].sum(dtype=np.float64)) / total
         influence = (space.positives[inside] - label * weight[inside]) / total
-        clusters = intervals.clusters_of(intervals.numbered(space.clusters.index[inside]))
+        clusters = intervals.clusters_of(intervals.number_groups(space.clusters.index[inside]))
         estimate = Estimate(value=label, influence=clusters.sum(influence), kind=SHARE)
         table.append(
             ReliabilityBin(
-                mean_prediction=float(predicted[place]) / total,
+                mean_prediction=float(predicted[index]) / total,
                 mean_label=label,
                 label_interval=estimate.interval(),
-                impressions=int(rows[place]),
+                impressions=int(rows[index]),
                 weight=total,
             )
         )
@@ -118,18 +118,18 @@ def precision_recall(space: Space) -> PrecisionRecall:
     ranking = space.ranking
     if ranking.num_positives == 0:
         return NO_CURVES.precision_recall
-    found = exact.sums_from_above(ranking.positives)[::-1]
-    called = found + exact.sums_from_above(ranking.negatives)[::-1]
-    recall = found / ranking.num_positives
+    true_positives = exact.sums_from_above(ranking.positives)[::-1]
+    called = true_positives + exact.sums_from_above(ranking.negatives)[::-1]
+    recall = true_positives / ranking.num_positives
     chosen = _evenly(recall)
     chosen = chosen[called[chosen] > 0]
     return PrecisionRecall(
-        recall=_clean(recall[chosen]), precision=_clean(found[chosen] / called[chosen])
+        recall=_clean(recall[chosen]), precision=_clean(true_positives[chosen] / called[chosen])
     )
 
 
 def histogram(logits: np.ndarray, click: np.ndarray, weight: np.ndarray | None) -> LogitHistogram:
-    """Returns how the logits of clicked and of unclicked impressions are spread, by weight."""
+    """Returns the histogram of the logits of clicked and of unclicked impressions, by weight."""
     logits = np.clip(logits, -_WIDEST_LOGIT, _WIDEST_LOGIT)
     span = (float(logits.min()), float(logits.max())) if len(logits) else (0.0, 1.0)
     if span[1] - span[0] < _NARROWEST_SPAN:
@@ -143,11 +143,11 @@ def histogram(logits: np.ndarray, click: np.ndarray, weight: np.ndarray | None) 
 
 
 def _evenly(rising: np.ndarray) -> np.ndarray:
-    """Returns the places of up to 200 values, evenly spread between the first and the last."""
+    """Returns the indices of up to 200 values, evenly spread from the first to the last."""
     targets = np.linspace(rising[0], rising[-1], MAX_POINTS - 1)
     return np.unique(np.append(np.searchsorted(rising, targets), len(rising) - 1))
 
 
 def _clean(values: np.ndarray) -> list[float]:
-    """Returns the numbers within 0 and 1, rounded to what a plot can show."""
+    """Returns the numbers clipped to [0, 1] and rounded to what a plot can show."""
     return np.clip(values, 0, 1).round(6).tolist()

@@ -1,9 +1,9 @@
 """Confidence intervals of metrics from their influences, summed within groups.
 
-Impressions of one user are not independent: taken one by one, they make intervals too narrow. So
-the influences are summed within each group first, and the variance of the value is the sum of
-squares of the groups' sums (for the AUC: DeLong et al., Biometrics 1988, and for groups Obuchowski,
-Biometrics 1997; in general the infinitesimal jackknife of clusters).
+The impressions of a user are not independent, and intervals that treated them so would be too
+narrow. So the influences are summed within each group first, and the variance of the value is the
+sum of squares of the groups' sums (for the AUC: DeLong et al., Biometrics 1988, and for groups
+Obuchowski, Biometrics 1997; in general the infinitesimal jackknife of clusters).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 LEVEL = 0.95
 MAX_CLUSTERS = 1 << 20
 
-# How a metric is spread: intervals of shares stay within 0 and 1, those of ratios above 0.
+# The kind of a metric: the interval of a share stays within 0 and 1, that of a ratio above 0.
 SHARE = "share"
 RATIO = "ratio"
 DIFFERENCE = "difference"
@@ -25,10 +25,10 @@ _QUANTILE = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clusters:
-    """What counts as one draw: the cluster of each row, int `[n]`, and how many there are.
+    """The rows that count as one draw: the cluster of each row, int `[n]`, and how many there are.
 
     More than a million groups, or rows without groups, are spread over a million clusters: sums of
-    independent draws are independent too, and what an estimate keeps stays small.
+    independent draws are independent too, and an estimate stays small in memory.
     """
 
     index: np.ndarray
@@ -38,19 +38,19 @@ class Clusters:
         """Returns the sums of `[n]` within each cluster, float64 `[number]`."""
         return np.bincount(self.index, influence, minlength=self.number)
 
-    def of_groups(self, influence: np.ndarray) -> np.ndarray:
+    def sum_groups(self, influence: np.ndarray) -> np.ndarray:
         """Returns the sums of `[groups]` within each cluster, for groups numbered from 0."""
         if len(influence) <= self.number:
             return np.append(influence, np.zeros(self.number - len(influence)))
         return np.bincount(np.arange(len(influence)) % self.number, influence)
 
 
-def numbered(groups: np.ndarray) -> np.ndarray:
-    """Returns the same groups as numbers from 0 without gaps, int32 `[n]`.
+def number_groups(groups: np.ndarray) -> np.ndarray:
+    """Returns the same groups numbered from 0 without gaps, int32 `[n]`.
 
-    Rows of a group mostly stand together, so that runs are sorted and not rows.
+    Rows of a group mostly stand together; therefore runs of rows are sorted instead of rows.
 
-    >>> numbered(np.array([70, 70, -3, 70])).tolist()
+    >>> number_groups(np.array([70, 70, -3, 70])).tolist()
     [1, 1, 0, 1]
     """
     if len(groups) == 0:
@@ -84,7 +84,7 @@ class Estimate:
         return math.sqrt(float(np.square(self.influence).sum()) * number / (number - 1))
 
     def interval(self) -> tuple[float, float] | None:
-        """Returns the 95 % confidence interval; None where nothing tells how far the value varies.
+        """Returns the 95 % confidence interval; None if the standard error is 0 or not known.
 
         It is symmetric on the scale of its kind: the logit of a share, the logarithm of a ratio.
         """
@@ -102,14 +102,14 @@ class Estimate:
         return self.value - step, self.value + step
 
     def p_value(self) -> float | None:
-        """Returns the two-sided p-value of the value being 0, by the normal distribution."""
+        """Returns the two-sided p-value against a value of 0, by the normal distribution."""
         error = self.standard_error
         if not error > 0:
             return None
         return math.erfc(abs(self.value) / error / math.sqrt(2))
 
     def minus(self, other: "Estimate") -> "Estimate":
-        """Returns the difference of two metrics of the same rows; what they share cancels out."""
+        """Returns the difference of two metrics of the same rows; shared noise cancels out."""
         return Estimate(
             value=self.value - other.value,
             influence=self.influence - other.influence,

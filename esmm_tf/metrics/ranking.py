@@ -1,4 +1,4 @@
-"""Rows in the order of their scores, sorted once for every metric of who ranks above whom."""
+"""Rows in the order of their scores, sorted once for all metrics that depend on the order."""
 
 import functools
 
@@ -12,7 +12,7 @@ _SIGN = np.uint32(0x80000000)
 def packed_order(high: np.ndarray) -> np.ndarray:
     """Returns the stable order of unsigned 32-bit numbers, uint32 `[n]`.
 
-    A number and its place are packed into one 64-bit word: words sort in half the time of places.
+    Each number and its index are packed into one 64-bit word, which halves the time of an argsort.
     """
     words = high.astype(np.uint64)
     words <<= _INDEX_BITS
@@ -23,7 +23,7 @@ def packed_order(high: np.ndarray) -> np.ndarray:
 
 
 def order_of(scores: np.ndarray) -> np.ndarray:
-    """Returns the places of the rows from the lowest score to the highest, equal ones as they come.
+    """Returns the indices of the rows from lowest to highest score, ties in their first order.
 
     >>> order_of(np.array([0.5, -1.0, 0.5], np.float32)).tolist()
     [1, 0, 2]
@@ -39,12 +39,12 @@ class Ranking:
 
     Args:
       scores: `[n]`, without NaN.
-      positives: the weight of each row as a positive, `[n]`: its label, times its weight if it has
-        one, or, where the truth is known, its probability.
+      positives: the weight of each row as a positive, `[n]`: its label, or its true probability
+        if that is known, times its weight if it has one.
       negatives: the weight of each row as a negative, `[n]`.
 
     Attributes:
-      order: the place of each row, `[n]`.
+      order: the indices of the rows from the lowest to the highest score, `[n]`.
       row_positives, row_negatives: the weights of each row, `[n]`.
       positives, negatives: the sums of each level, float64 `[levels]`.
       positives_below, negatives_below: the sums of all lower levels, float64 `[levels]`.
@@ -58,7 +58,7 @@ class Ranking:
         if not len(scores) == len(positives) == len(negatives):
             raise ValueError(
                 f"There are {len(scores)} scores, {len(positives)} positives and {len(negatives)} "
-                "negatives. Give one of each a row."
+                "negatives. Give one of each per row."
             )
         if np.isnan(scores).any():
             raise ValueError("A score is NaN and has no rank. Give numbers only.")
@@ -74,7 +74,7 @@ class Ranking:
         self.num_negatives = float(self.negatives.sum())
 
     def _sums(self, weights: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the sums of each level and of those below it."""
+        """Returns the sum of each level, and the sum of all levels below it."""
         if len(starts) == 0:
             return np.zeros(0), np.zeros(0)
         sums = np.add.reduceat(weights[self.order], starts, dtype=np.float64)
@@ -87,21 +87,23 @@ class Ranking:
         """Returns the level of each row from the lowest to the highest score, int64 `[n]`."""
         return np.cumsum(self._is_first) - 1
 
-    def by_row(self, of_level: np.ndarray) -> np.ndarray:
-        """Returns a value of each level, `[levels]`, for each row in its first order, `[n]`."""
-        values = np.empty(len(self.order), of_level.dtype)
-        values[self.order] = of_level[self.level]
+    def by_row(self, level_values: np.ndarray) -> np.ndarray:
+        """Returns for each row, in the given order, its level's value of `[levels]`, `[n]`."""
+        values = np.empty(len(self.order), level_values.dtype)
+        values[self.order] = level_values[self.level]
         return values
 
-    def influence(self, of_positive: np.ndarray, of_negative: np.ndarray) -> np.ndarray:
-        """Returns the influence of each row in its first order, float64 `[n]`.
+    def influence(
+        self, positive_influence: np.ndarray, negative_influence: np.ndarray
+    ) -> np.ndarray:
+        """Returns the influence of each row, in the given order, float64 `[n]`.
 
         Args:
-          of_positive: that of a positive of weight 1, `[levels]`.
-          of_negative: that of a negative of weight 1, `[levels]`.
+          positive_influence: the influence of a positive of weight 1, `[levels]`.
+          negative_influence: the influence of a negative of weight 1, `[levels]`.
         """
-        ordered = self.row_positives[self.order] * of_positive[self.level]
-        ordered += self.row_negatives[self.order] * of_negative[self.level]
+        ordered = self.row_positives[self.order] * positive_influence[self.level]
+        ordered += self.row_negatives[self.order] * negative_influence[self.level]
         values = np.empty(len(ordered))
         values[self.order] = ordered
         return values

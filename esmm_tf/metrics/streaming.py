@@ -1,7 +1,7 @@
 """Streaming metrics on logits: AUC, log loss and calibration.
 
-A metric takes labels, logits and weights of shape `[impressions]`. The space it is taken over is
-the caller's choice of weights: all ones for every impression, the click label for clicked ones.
+A metric takes labels, logits and weights of shape `[impressions]`. The caller chooses the space by
+the weights: ones for all impressions, the click label for the clicked impressions alone.
 """
 
 import functools
@@ -13,9 +13,9 @@ import tf_keras
 
 from esmm_tf import keys
 
-_BINS_A_UNIT = 1024
+_BINS_PER_UNIT = 1024
 _CENTRE, _EVEN, _TAIL = -4.0, 12.0, 4.0
-_NUM_BINS = int(2 * (_EVEN + _TAIL)) * _BINS_A_UNIT
+_NUM_BINS = int(2 * (_EVEN + _TAIL)) * _BINS_PER_UNIT
 _RECENT_IMPRESSIONS = 10_000.0
 _HEADS = {
     keys.CTR: keys.CTR_LOGITS,
@@ -38,16 +38,16 @@ class _LogitMetric(tf_keras.metrics.Metric):
 class StreamingAUC(_LogitMetric):
     """Area under the ROC curve from two histograms over the logit.
 
-    A bin is 1/1024 wide from -16 to 8, where rare events put their scores, and wider outside, out
-    to infinity. Beside its weight a bin keeps where in it each class lies on average, and counts
-    the pairs within by that: half of them won where both classes lie at one place, as tied
-    impressions do. The result is NaN until both classes have been seen, and after a NaN logit.
+    A bin is 1/1024 wide from -16 to 8, where the logits of rare events lie, and wider outside, out
+    to infinity. Beside its weights a bin keeps the mean position of each class within it, by which
+    it counts the pairs inside: half of them are won if both classes have the same position, as with
+    tied impressions. The result is NaN until both classes have been seen, and after a NaN logit.
 
     It is within 1e-4 of the exact AUC at base rates from 0.1 down to 1e-5, with as few as 20
     positives, for logits with a smooth density and a standard deviation of 0.01 or more, normal or
-    with heavy tails: of 2,000 sets of them at most 6e-5 off. At 0.003 it was within 3e-4. What
-    counts is that no bin holds much of both classes: where most logits lie within 1/1024 of each
-    other, as before a head has learned, it can be 0.04 off.
+    with heavy tails: at most 6e-5 off in 2,000 such sets. At a standard deviation of 0.003 it was
+    within 3e-4. The condition is that no bin holds much of both classes: if most logits lie within
+    1/1024 of each other, as before a head has learned, it can be 0.04 off.
     """
 
     def __init__(self, name: str = "auc", **kwargs: Any) -> None:
@@ -60,16 +60,16 @@ class StreamingAUC(_LogitMetric):
     def update_state(
         self, labels: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> None:
-        """Adds a batch. One without positives counts: its negatives are kept."""
+        """Adds a batch; the negatives of a batch without positives count too."""
         labels, logits, weights = _flat(labels, logits, sample_weight)
         weights = tf.where(tf.math.is_nan(logits), logits, weights)
-        bins, places = _bins(logits)
+        bins, positions = _bins(logits)
         positives, negatives = weights * labels, weights * (1 - labels)
         for histogram, values in (
             (self._positives, positives),
             (self._negatives, negatives),
-            (self._positive_places, positives * places),
-            (self._negative_places, negatives * places),
+            (self._positive_places, positives * positions),
+            (self._negative_places, negatives * positions),
         ):
             histogram.assign_add(tf.math.unsorted_segment_sum(values, bins, _NUM_BINS))
 
@@ -89,12 +89,12 @@ class StreamingAUC(_LogitMetric):
 
 
 def _bins(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns each logit's bin, int32, and its place within, from 0 to 1; NaN counts as 0."""
+    """Returns each logit's bin, int32, and its position within, from 0 to 1; NaN counts as 0."""
     offset = tf.where(tf.math.is_nan(logits), tf.zeros_like(logits), logits) - _CENTRE
     size = tf.abs(offset)
     tail = _TAIL - _TAIL**2 / (_TAIL + tf.maximum(size - _EVEN, 0))
     squeezed = tf.sign(offset) * (tf.minimum(size, _EVEN) + tail)
-    scaled = (squeezed + _EVEN + _TAIL) * _BINS_A_UNIT
+    scaled = (squeezed + _EVEN + _TAIL) * _BINS_PER_UNIT
     bins = tf.minimum(tf.floor(scaled), _NUM_BINS - 1)
     return tf.cast(bins, tf.int32), scaled - bins
 
@@ -122,7 +122,7 @@ class StreamingLogLoss(_LogitMetric):
 
 
 class StreamingCalibration(_LogitMetric):
-    """Mean prediction divided by mean label: 1 is calibrated, above 1 predicts too much."""
+    """Mean prediction divided by mean label: 1 is calibrated, above 1 is predicted too high."""
 
     def __init__(self, name: str = "calibration", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
@@ -145,8 +145,8 @@ class StreamingCalibration(_LogitMetric):
 class RecentSpread(_LogitMetric):
     """Standard deviation of the logits within a batch, over about the latest 10,000 impressions.
 
-    Within: from the mean of the own batch, so that a constant which moves from step to step has
-    none. The squares of earlier batches fade by 1/e in 10,000 impressions.
+    Deviations are from the mean of the logit's own batch, so that a constant logit which moves from
+    step to step has a spread of 0. Earlier batches fade by 1/e in 10,000 impressions.
     """
 
     def __init__(self, name: str = "logits_std", **kwargs: Any) -> None:
@@ -155,7 +155,7 @@ class RecentSpread(_LogitMetric):
         self._degrees = self.add_weight("degrees", initializer="zeros")
 
     def update_state(self, logits: tf.Tensor) -> None:
-        """Adds a batch, float `[impressions]`; one of a single impression tells nothing."""
+        """Adds a batch, float `[impressions]`; a batch of one impression tells nothing."""
         logits = tf.cast(logits, tf.float64)
         count = tf.cast(tf.size(logits), tf.float64)
         kept = tf.exp(-count / _RECENT_IMPRESSIONS)
@@ -188,13 +188,13 @@ class EntireSpaceMetrics:
         }
 
     def all(self) -> list[tf_keras.metrics.Metric]:
-        """Returns every metric: losses, counts, spreads, then those of each space."""
+        """Returns every metric: losses, counts, spreads, then the metrics of each space."""
         tasks = [metric for group in self._tasks.values() for metric in group]
-        whole = (self._losses, self._counts, self._spreads)
-        return [*(metric for group in whole for metric in group.values()), *tasks]
+        shared = (self._losses, self._counts, self._spreads)
+        return [*(metric for group in shared for metric in group.values()), *tasks]
 
     def update_losses(self, impressions: tf.Tensor, **values: tf.Tensor) -> None:
-        """Adds the mean losses of a batch of so many impressions."""
+        """Adds the mean losses of a batch, given its number of impressions."""
         for name, value in values.items():
             self._losses[name].update_state(value, sample_weight=impressions)
 
@@ -213,8 +213,9 @@ class EntireSpaceMetrics:
           labels: `click` and `conversion`, `[impressions]`.
           outputs: logits by their keys, `[impressions]`.
           sample_weight: `[impressions]` or None.
-          trained: the tasks that are trained on: their logits have a spread and must be finite.
-          measured: the tasks whose metrics are updated; by default those that are trained on.
+          trained: the tasks that are trained on; the spread of their logits is measured, and their
+            non-finite logits are counted.
+          measured: the tasks whose metrics are updated; by default the trained tasks.
         """
         click, conversion = labels[keys.CLICK], labels[keys.CONVERSION]
         weight = tf.ones_like(click) if sample_weight is None else sample_weight
@@ -231,7 +232,7 @@ class EntireSpaceMetrics:
         self._counts["clicks"].update_state(click)
         self._counts["conversions"].update_state(conversion)
         self._counts["unnested_labels"].update_state(conversion * (1 - click))
-        # An infinite logit of the right sign has no loss, and yet spoils the gradients.
+        # An infinite logit of the right sign has a loss of 0, and yet spoils the gradients.
         is_finite = [tf.math.is_finite(outputs[_HEADS[task]]) for task in trained]
         self._counts["non_finite_logits"].update_state(~tf.reduce_all(is_finite, axis=0))
         for task in trained:

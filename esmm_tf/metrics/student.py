@@ -1,4 +1,4 @@
-"""Student's t distribution, for means of a few seeds."""
+"""Student's t distribution, for means over a few seeds."""
 
 import math
 
@@ -11,7 +11,7 @@ def p_value(t: float, degrees: float) -> float:
     """Returns the probability of a value at least as far from 0 as `t`.
 
     It is the regularized incomplete beta function; with infinitely many degrees of freedom the
-    distribution is the normal one.
+    distribution is normal.
 
     >>> f"{p_value(2.776, 4):.4f} {p_value(1.96, math.inf):.4f}"
     '0.0500 0.0500'
@@ -23,7 +23,7 @@ def p_value(t: float, degrees: float) -> float:
 
 
 def quantile(level: float, degrees: float) -> float:
-    """Returns how far from 0 a value is with probability `level` at most.
+    """Returns the distance from 0 within which a value lies with probability `level`.
 
     >>> f"{quantile(0.95, 4):.3f} {quantile(0.95, math.inf):.3f}"
     '2.776 1.960'

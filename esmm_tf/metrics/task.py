@@ -34,13 +34,13 @@ class Space:
     """The impressions that a task is measured over, arrays `[n]`.
 
     Args:
-      logits: of the predicted probability, float32; its logarithms, if `is_log`.
-      positives: weight as a positive, float64, or uint8 where every weight is 1.
-      negatives: weight as a negative, the same.
-      num_positives: positives without their weights.
-      groups: numbers of groups from 0 on, or None for no groups.
-      has_gauc: whether GAUC is asked for: labels are 0 or 1.
-      truth: the true probability, where it is known.
+      logits: logits of the predictions, float32, or their logarithms if `is_log`.
+      positives: weight as a positive, float64, or uint8 if every weight is 1.
+      negatives: weight as a negative, likewise.
+      num_positives: number of positives, unweighted.
+      groups: the group of each row, numbered from 0, or None if there are no groups.
+      has_gauc: whether to measure GAUC, which needs labels of 0 or 1.
+      truth: the true probability, if it is known.
       is_log: whether predictions are ratios, which may exceed 1 and then have no log loss.
     """
 
@@ -80,15 +80,17 @@ class Space:
 
     @functools.cached_property
     def clusters(self) -> intervals.Clusters:
-        """Returns what counts as one draw: the groups, or else the rows."""
+        """Returns the clusters that count as one draw: the groups, or else the rows."""
         rows = np.arange(len(self.logits)) if self.groups is None else self.groups
         return intervals.clusters_of(rows)
 
     @functools.cached_property
     def has_intervals(self) -> bool:
         """Returns whether at least 10 clusters hold positives, and 10 negatives."""
-        sides = (self.positives, self.negatives)
-        return all(np.count_nonzero(self.clusters.sum(s)) >= MIN_CLUSTERS for s in sides)
+        return all(
+            np.count_nonzero(self.clusters.sum(weights)) >= MIN_CLUSTERS
+            for weights in (self.positives, self.negatives)
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +103,7 @@ class Measurement:
 
 def measure(space: Space) -> Measurement:
     """Returns every metric of a space; what is not defined is NaN."""
-    estimates = _of_order(space) | _of_probability(space)
+    estimates = _order_metrics(space) | _probability_metrics(space)
     counts: dict[str, float] = {
         "impressions": len(space.logits),
         "positives": space.num_positives,
@@ -110,15 +112,15 @@ def measure(space: Space) -> Measurement:
         counts["predictions_above_1"] = int(np.count_nonzero(space.probability > 1))
     if space.groups is not None and space.has_gauc:
         value, influence, counted, skipped = exact.grouped_auc(space.ranking, space.groups)
-        by_cluster = space.clusters.of_groups(influence)
+        by_cluster = space.clusters.sum_groups(influence)
         estimates["gauc"] = _estimate(space, "gauc", value, by_cluster)
         counts |= {"gauc_groups": counted, "gauc_groups_skipped": skipped}
     if space.truth is not None:
-        estimates |= _of_truth(space, space.truth, estimates)
+        estimates |= _oracle_metrics(space, space.truth, estimates)
     return Measurement(estimates=estimates, counts=counts)
 
 
-def _of_order(space: Space) -> dict[str, Estimate]:
+def _order_metrics(space: Space) -> dict[str, Estimate]:
     return {
         "auc": _by_cluster(space, "auc", exact.auc(space.ranking)),
         "average_precision": _by_cluster(
@@ -127,7 +129,7 @@ def _of_order(space: Space) -> dict[str, Estimate]:
     }
 
 
-def _of_probability(space: Space) -> dict[str, Estimate]:
+def _probability_metrics(space: Space) -> dict[str, Estimate]:
     sides = (space.positives, space.negatives)
     loss = exact.log_loss(space.losses(), *sides)
     estimates = {
@@ -146,10 +148,10 @@ def _of_probability(space: Space) -> dict[str, Estimate]:
     return estimates
 
 
-def _of_truth(
+def _oracle_metrics(
     space: Space, truth: np.ndarray, estimates: Mapping[str, Estimate]
 ) -> dict[str, Estimate]:
-    """Returns what can be said where the true probability of each row is known."""
+    """Returns the metrics that need the true probability of each row."""
     sides = (space.positives, space.negatives)
     weight = space.positives + space.negatives
     best = _by_cluster(space, "oracle_auc", exact.auc(Ranking(truth, *sides)))
@@ -169,7 +171,7 @@ def _of_truth(
 
 
 def _way(auc: Estimate, best: Estimate) -> Estimate:
-    """Returns how far of the way from 0.5 to the best AUC another one comes."""
+    """Returns which share of the way from 0.5 to the best AUC an AUC covers."""
     whole = best.value - 0.5
     if whole == 0:
         return Estimate(value=math.nan, influence=auc.influence, kind=DIFFERENCE)

@@ -1,4 +1,4 @@
-"""One variable for all embedding tables of one dimension, read with one lookup a side."""
+"""One variable for all embedding tables of one dimension, read with one lookup per side."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -26,8 +26,8 @@ class TableInitializer(tf_keras.initializers.Initializer):
         dim = shape[-1]
         return tf.concat(
             [
-                _initializer(table, seed=self._seed + place)([num_rows, dim], dtype=dtype)
-                for place, (table, num_rows) in enumerate(self._tables)
+                _initializer(table, seed=self._seed + index)([num_rows, dim], dtype=dtype)
+                for index, (table, num_rows) in enumerate(self._tables)
             ],
             axis=0,
         )
@@ -47,7 +47,7 @@ class FusedEmbedding(tf_keras.layers.Layer):
 
     Args:
       tables: each table and its number of rows.
-      embedding_dim: the width of all of them.
+      embedding_dim: the width of every table.
       seed: of the initial values.
     """
 
@@ -82,20 +82,20 @@ class FusedEmbedding(tf_keras.layers.Layer):
     ) -> tf.Tensor:
         """Returns the pooled embeddings, float32 `[rows, features * embedding_dim]`.
 
-        All features are gathered at once and summed by (feature, row). A row without values, or
-        whose weights cancel out under `mean` or `sqrtn`, pools to zeros; otherwise the result is
-        that of `tf.nn.embedding_lookup_sparse`.
+        All features are gathered at once and summed by (feature, row). A row pools to zeros if it
+        has no values, or if its weights cancel out under `mean` or `sqrtn`; otherwise the result
+        is that of `tf.nn.embedding_lookup_sparse`.
 
         Args:
-          tokens: those of each feature, all with the same rows.
-          tables: the name of its table.
-          combiners: `sum`, `mean` or `sqrtn`.
+          tokens: of each feature, all with the same number of rows.
+          tables: the name of each feature's table.
+          combiners: of each feature, `sum`, `mean` or `sqrtn`.
         """
         flat_ids = [
-            one.ids.flat_values + self._offsets[table]
-            for one, table in zip(tokens, tables, strict=True)
+            ids.flat_values + self._offsets[table]
+            for (ids, _), table in zip(tokens, tables, strict=True)
         ]
-        lengths = tf.concat([one.ids.row_lengths() for one in tokens], axis=0)
+        lengths = tf.concat([ids.row_lengths() for ids, _ in tokens], axis=0)
         pool = functools.partial(
             tf.math.unsorted_segment_sum,
             segment_ids=row_ids(lengths),
@@ -113,15 +113,15 @@ class FusedEmbedding(tf_keras.layers.Layer):
                 )
                 for combiner in dict.fromkeys(combiners)
             }
-            chosen = [norms[combiner][place] for place, combiner in enumerate(combiners)]
-            pooled = tf.math.divide_no_nan(pooled, tf.stack(chosen)[..., tf.newaxis])
+            divisors = [norms[combiner][index] for index, combiner in enumerate(combiners)]
+            pooled = tf.math.divide_no_nan(pooled, tf.stack(divisors)[..., tf.newaxis])
         pooled = tf.transpose(pooled, [1, 0, 2])
         return tf.reshape(pooled, [-1, len(tokens) * self._embedding_dim])
 
 
 def _concat_weights(tokens: Sequence[Tokens]) -> tf.Tensor | None:
-    """Returns the weight of each value of all features, float32 `[values]`, or None for ones."""
-    if all(one.weights is None for one in tokens):
+    """Returns the weights of all features' values, float32 `[values]`, or None if all are 1."""
+    if all(weights is None for _, weights in tokens):
         return None
     return tf.concat(
         [
@@ -138,7 +138,7 @@ def _norm(
     flat_weights: tf.Tensor | None,
     pool: Callable[[tf.Tensor], tf.Tensor],
 ) -> tf.Tensor:
-    """Returns what a combiner divides the sums of rows by, float32 `[rows]`."""
+    """Returns the number by which a combiner divides the sum of each row, float32 `[rows]`."""
     if combiner == "sum":
         return tf.ones(tf.shape(lengths))
     if flat_weights is None:

@@ -1,6 +1,6 @@
-"""Feature columns: a feature's raw values into table rows and weights, or into a number.
+"""Feature columns: they map a feature's raw values to table rows and weights, or to a number.
 
-The same ops run in training and in the exported graph, so that a value meets the same row in both.
+Training and the exported graph run the same ops, so that a value has the same row in both.
 """
 
 import collections
@@ -36,10 +36,10 @@ class Tokens(NamedTuple):
 def tensor_names(schema: Schema) -> dict[str, str]:
     """Returns the name of each input tensor, by its key in a batch.
 
-    It is the feature's name, or `<name>_weight`, with `_` for what TensorFlow allows in no name.
+    It is the feature's name, or `<name>_weight`, with `_` for characters that TensorFlow refuses.
 
     Raises:
-      UserError: if two inputs would have one name.
+      UserError: if two inputs would have the same name.
     """
     names = {keys.GROUP_INDEX: keys.GROUP_INDEX}
     for feature in schema.features:
@@ -59,7 +59,7 @@ def tensor_names(schema: Schema) -> dict[str, str]:
 
 
 def build_inputs(schema: Schema) -> dict[str, Any]:
-    """Returns the model's symbolic inputs, keyed as `parsing.parse_groups` keys its features."""
+    """Returns the model's symbolic inputs, under the keys of a batch's features."""
     # The prefix keeps a feature called `encoder` or `outputs` apart from the layer of that name.
     names = {key: f"input_{name}" for key, name in tensor_names(schema).items()}
     inputs = {keys.GROUP_INDEX: tf_keras.Input((), dtype=tf.int64, name=keys.GROUP_INDEX)}
@@ -106,13 +106,13 @@ class CategoricalReader(tf.Module):
         if isinstance(feature.column, VocabularyColumn):
             self._lookup = _build_lookup(feature.column, feature.dtype)
 
-    def __call__(self, given: FeatureValues) -> Tokens:
+    def __call__(self, feature_values: FeatureValues) -> Tokens:
         """Returns the tokens of values of the feature's dtype.
 
-        A value that is dropped leaves its row's other values as they are. A row without values is
-        empty, or holds the row for missing values with weight 1.
+        Dropping a value leaves the other values of its row as they are. A row without values stays
+        empty, or gets the table row for missing values with weight 1.
         """
-        values, weights = given
+        values, weights = feature_values
         ids, known = self._ids(values.flat_values)
         ids = values.with_flat_values(ids)
         if known is not None:
@@ -127,7 +127,7 @@ class CategoricalReader(tf.Module):
         return Tokens(ids, weights)
 
     def _ids(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns the rows of flat values, and which of them to keep if not all."""
+        """Returns the table rows of flat values, and a mask of those to keep; None keeps all."""
         column = self._feature.column
         if isinstance(column, IdentityColumn):
             known = (values >= 0) & (values < column.vocabulary_size)
@@ -178,15 +178,16 @@ def _hash(values: tf.Tensor, buckets: int) -> tf.Tensor:
 def _fill_rows(
     ragged: tf.RaggedTensor, value: tf.Tensor | float, where: tf.Tensor
 ) -> tf.RaggedTensor:
-    """Returns `ragged` with one value in the rows of `where`, bool `[rows]`, which are empty."""
+    """Returns `ragged` with `value` in the empty rows that `where`, bool `[rows]`, marks."""
     lengths = ragged.row_lengths()
     filled = tf.cast(where, lengths.dtype)
     values = ragged.flat_values
     shift = tf.gather(tf.cumsum(filled), row_ids(lengths))
-    places = tf.range(tf.size(values, out_type=shift.dtype)) + shift
-    room = tf.fill([tf.size(values, out_type=shift.dtype) + tf.reduce_sum(filled)], value)
+    num_values = tf.size(values, out_type=shift.dtype)
+    positions = tf.range(num_values) + shift
+    filler = tf.fill([num_values + tf.reduce_sum(filled)], value)
     return tf.RaggedTensor.from_row_lengths(
-        tf.tensor_scatter_nd_update(room, places[:, tf.newaxis], values),
+        tf.tensor_scatter_nd_update(filler, positions[:, tf.newaxis], values),
         lengths + filled,
         validate=False,
     )

@@ -1,4 +1,4 @@
-"""Tensors into towers: the encoder, a tower, and what becomes of logits."""
+"""Layers of a network: the encoder, the towers, and the outputs computed from logits."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,14 @@ from esmm_tf.schema.record_field import CONTEXT, IMPRESSION
 from esmm_tf.schema.schema import Feature, Schema
 
 _HIGHEST_LOG_PCVR = -1e-6
-
-
 _LEAST_SHARE = 1e-6
 
 
 class ImpressionEncoder(tf_keras.layers.Layer):
-    """Embeds and pools every feature, and concatenates them an impression.
+    """Embeds and pools every feature, and concatenates the features of each impression.
 
-    Embedding tables of one dimension share a variable. Context features are pooled once a group;
-    the pooled vector, not its tokens, is then gathered to the group's impressions.
+    Embedding tables of one dimension share a variable. Context features are pooled once per group;
+    the pooled vector, not its tokens, is then gathered for each of the group's impressions.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class ImpressionEncoder(tf_keras.layers.Layer):
         """Returns the towers' input, float32 `[impressions, width]`.
 
         Args:
-          inputs: as `feature_columns.build_inputs` names them.
+          inputs: under the keys of `feature_columns.build_inputs`.
 
         Raises:
           ValueError: if a weighted feature comes without its weights.
@@ -73,14 +71,14 @@ class ImpressionEncoder(tf_keras.layers.Layer):
         features = self._schema.side_features(side)
         parts = []
         for dim, embedding in self._embeddings.items():
-            chosen = [f for f in features if f.is_embedded and self._dim(f) == int(dim)]
-            if not chosen:
+            embedded = [f for f in features if f.is_embedded and self._dim(f) == int(dim)]
+            if not embedded:
                 continue
             parts.append(
                 embedding(
-                    [self._readers[f.name](take_values(inputs, f)) for f in chosen],
-                    tables=[f.table_name for f in chosen],
-                    combiners=[f.combiner for f in chosen],
+                    [self._readers[f.name](take_values(inputs, f)) for f in embedded],
+                    tables=[f.table_name for f in embedded],
+                    combiners=[f.combiner for f in embedded],
                 )
             )
         numeric = [f for f in features if isinstance(f.column, NumericColumn)]
@@ -96,10 +94,10 @@ def build_tower(name: str, hidden_units: Sequence[int], *, seed: int = 0) -> tf_
         tf_keras.layers.Dense(
             units,
             activation="relu",
-            kernel_initializer=tf_keras.initializers.GlorotUniform(seed=seed + place),
-            name=f"hidden_{place}",
+            kernel_initializer=tf_keras.initializers.GlorotUniform(seed=seed + index),
+            name=f"hidden_{index}",
         )
-        for place, units in enumerate(hidden_units)
+        for index, units in enumerate(hidden_units)
     ]
     head = tf_keras.layers.Dense(2, kernel_initializer="zeros", name="head")
     return tf_keras.Sequential([*layers, head], name=name)
@@ -136,8 +134,8 @@ class EntireSpaceOutputs(tf_keras.layers.Layer):
 class DividedOutputs(tf_keras.layers.Layer):
     """Outputs of a method that divides: pCVR = pCTCVR / pCTR, which may exceed 1.
 
-    `pcvr` and `cvr_logits` are cut off just below 1, so that a server gives probabilities;
-    `cvr_log_ratio` is the logarithm of the ratio as it is.
+    `pcvr` is cut off just below 1, and `cvr_logits` with it, so that a server gives probabilities;
+    `cvr_log_ratio` is the logarithm of the ratio without this limit.
     """
 
     def call(self, ctr_logits: tf.Tensor, ctcvr_logits: tf.Tensor) -> Outputs:
@@ -156,7 +154,7 @@ class DividedOutputs(tf_keras.layers.Layer):
 
 
 class ConstantLogits(tf_keras.layers.Layer):
-    """The logit of one probability for every impression: a weight that is not trained."""
+    """The same logit for every impression: a weight that is not trained."""
 
     def __init__(self, probability: float, *, name: str) -> None:
         super().__init__(name=name)

@@ -1,4 +1,4 @@
-"""Losses on logits, in log space: means over impressions, each with a sample weight."""
+"""Losses on logits, in log space: means over impressions, with optional sample weights."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ _LOG_HALF = -math.log(2.0)
 def ctcvr_log_probs(ctr_logits: tf.Tensor, cvr_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `log pCTCVR` and `log(1 - pCTCVR)`, where `pCTCVR = pCTR * pCVR` (Eq. 2).
 
-    With click logit `a` and conversion logit `b` the first is `-softplus(-a) - softplus(-b)`. The
-    second is `log1p(-pCTCVR)` while pCTCVR is below one half, so that it keeps its digits where
+    With click logit `a` and conversion logit `b`, the first is `-softplus(-a) - softplus(-b)`. The
+    second is `log1p(-pCTCVR)` where pCTCVR is below one half, which keeps its digits when
     conversions are rare; above, it is `softplus(a - softplus(b)) - softplus(a)`, which stays finite
-    where pCTCVR rounds to one. In float32, with a = 3 and b = -12, `log1p` is off by 1e-8 of the
-    value, the form with softplus by 2e-2, and `log(1 - pCTR * pCVR)` by 2e-3.
+    when pCTCVR rounds to one. In float32, with a = 3 and b = -12, the relative error is 1e-8 with
+    `log1p`, 2e-2 with softplus, and 2e-3 with `log(1 - pCTR * pCVR)`.
 
     Args:
       ctr_logits: float `[...]`.
@@ -47,13 +47,13 @@ def cross_entropy(
 ) -> tf.Tensor:
     """Returns the mean over impressions of the cross entropy of label and `sigmoid(logits)`.
 
-    With click and the click logit it is the first term of Eq. 3. At step 0 it is `ln 2`.
+    For the click label and the click logit it is the first term of Eq. 3. At step 0 it is `ln 2`.
 
     Args:
       labels: float `[impressions]`, 0 or 1.
       logits: float `[impressions]`.
-      sample_weight: float `[impressions]`, a scalar, or none. It scales each impression's loss;
-        the sum is divided by the number of impressions.
+      sample_weight: float `[impressions]`, a scalar, or None. It scales each impression's loss;
+        the sum is divided by the number of impressions, not by the sum of the weights.
 
     Raises:
       ValueError: if the shapes differ.
@@ -89,14 +89,14 @@ def ctcvr_loss(
 
 
 def cross_entropy_of(label: str, logits: str) -> LossTerm:
-    """Returns the cross entropy of one label and one of a model's logits, by their keys."""
+    """Returns the loss term of a label and a model's logits, given by their keys."""
     return lambda labels, outputs, weight: cross_entropy(labels[label], outputs[logits], weight)
 
 
 def product_loss(
     labels: Labels, outputs: Outputs, sample_weight: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Returns the second term of Eq. 3, that of the product of pCTR and pCVR."""
+    """Returns the second term of Eq. 3: the loss of the product of pCTR and pCVR."""
     return ctcvr_loss(
         labels[keys.CONVERSION],
         outputs[keys.CTR_LOGITS],
@@ -105,7 +105,7 @@ def product_loss(
     )
 
 
-# Eq. 3: its weighted sum is the loss of ESMM.
+# Eq. 3: the weighted sum of these terms is the loss of ESMM.
 ENTIRE_SPACE_LOSSES: Mapping[str, LossTerm] = {
     "ctr_loss": cross_entropy_of(keys.CLICK, keys.CTR_LOGITS),
     "ctcvr_loss": product_loss,

@@ -1,4 +1,4 @@
-"""The Keras model that trains a method's towers: its loss, its metrics, its steps."""
+"""The Keras model that trains a method's towers: loss, metrics and steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,18 +15,20 @@ from esmm_tf.model.losses import Labels, LossTerm, Outputs
 class EntireSpaceModel(tf_keras.Model):
     """A functional Keras model with a method's loss, and metrics whose names tell their space.
 
-    The loss is the weighted sum of its terms, each a mean over impressions with sample weights. For
-    ESMM (Eq. 3) these are the cross entropy of click and pCTR, and that of conversion and pCTCVR:
+    The loss is the weighted sum of its terms, each a mean over impressions with sample weights. The
+    terms of ESMM (Eq. 3) are the cross entropies of click and pCTR, and of conversion and pCTCVR:
     no label is masked and pCVR has no loss of its own. At step 0, with all probabilities one half,
-    that loss is `ln 2 + ln(4/3) + share_of_conversions * ln 3`, for task weights of 1.
+    ESMM's loss is `ln 2 + ln(4/3) + share_of_conversions * ln 3`, for task weights of 1.
 
     Args:
-      losses: the terms, by name; a flag `<name>_weight` weighs one.
-      loss_weights: by the name of that flag; 1 for others.
-      tasks: which metrics a step of training updates. A step of evaluation, which sees all
-        impressions, updates all.
-      sampling: which impressions a step of training is given. A step of evaluation weighs each by
-        its copies, so that both losses are means over the same population, but for `acceptance`.
+      losses: the terms, by name.
+      loss_weights: the weight of the term `<name>` under `<name>_weight`, a flag's name; by
+        default 1.
+      tasks: whose metrics a training step updates. An evaluation step, which sees all impressions,
+        updates the metrics of all tasks.
+      sampling: which impressions a training step is given. An evaluation step weighs each
+        impression by its copies, so that both losses are means over the same population, except
+        for `acceptance`.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class EntireSpaceModel(tf_keras.Model):
     def _loss(
         self, labels: Labels, outputs: Outputs, weight: tf.Tensor | None, count: tf.Tensor
     ) -> tf.Tensor:
-        """Returns the loss and adds it to the means, in which it stands for `count` impressions."""
+        """Returns the loss, and adds it to the mean losses as that of `count` impressions."""
         terms = {name: term(labels, outputs, weight) for name, term in self._losses_by_name.items()}
         loss = tf.add_n(
             [self._loss_weights.get(f"{name}_weight", 1.0) * term for name, term in terms.items()]
@@ -94,7 +96,7 @@ class EntireSpaceModel(tf_keras.Model):
         if self._sampling is not None:
             copies = self._sampling.mean_copies(labels)
             count = tf.reduce_sum(copies)
-            # The terms divide by the number of impressions; a mean over copies is wanted.
+            # The terms divide by the number of impressions; this makes them means over copies.
             loss_weight = copies * tf.math.divide_no_nan(
                 tf.cast(tf.size(copies), tf.float32), count
             )
@@ -110,7 +112,7 @@ def build_scorer(model: tf_keras.Model, features_spec: Any) -> Any:
     """Returns a graph function that maps a batch's features to the model's outputs.
 
     Args:
-      model: as `methods` build it.
+      model: as a method builds it.
       features_spec: `dataset.element_spec.features`, so that batches of any size share a graph.
     """
     return tf.function(

@@ -9,10 +9,10 @@ import tf_keras
 class RowwiseAdam(tf_keras.optimizers.Adam):
     """Adam whose sparse update touches only the rows that a batch read.
 
-    The stock optimizer decays the moments of the whole table at each step, which costs time in
-    proportion to the vocabulary. Here a row's moments decay when the row is read ("lazy Adam");
-    the bias correction counts steps of the model. Dense variables are updated as by the stock
-    optimizer (Kingma and Ba, arXiv 1412.6980, with epsilon outside the bias correction).
+    Keras' own Adam decays the moments of the whole table at each step, in time proportional to the
+    vocabulary. Here a row's moments decay only when the row is read ("lazy Adam"), and the bias
+    correction counts steps of the model. Dense variables are updated as by Keras' Adam (Kingma and
+    Ba, arXiv 1412.6980, with epsilon outside the bias correction).
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class RowwiseAdam(tf_keras.optimizers.Adam):
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """Updates `variable`; the indices of a sparse `gradient` must be unique.
 
-        `apply_gradients` has summed the slices of equal indices before it calls this.
+        They are, because `apply_gradients` sums the slices of equal indices first.
         """
         if not isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable)

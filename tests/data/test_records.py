@@ -278,8 +278,8 @@ def test_a_group_that_fits_is_accepted(schema, build_group):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"click": []}, "A group without impressions. Give `click` one value an impression."),
-        ({"click": None}, "A group without impressions. Give `click` one value an impression."),
+        ({"click": []}, "A group without impressions. Give `click` one value per impression."),
+        ({"click": None}, "A group without impressions. Give `click` one value per impression."),
         ({"conversion": [0]}, "'conversion' has 1 values for 3 impressions. Give one each."),
         ({"conversion": None}, "'conversion' has 0 values for 3 impressions. Give one each."),
         ({"example_weight": [1.0]}, "'example_weight' has 1 values for 3 impressions. Give one"),

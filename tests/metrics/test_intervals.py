@@ -101,18 +101,18 @@ def test_what_two_metrics_share_cancels_out():
 
 
 def test_groups_are_numbered_from_0_without_gaps():
-    numbers = intervals.numbered(np.array([2**62, 5, 5, -9, 2**62, 5]))
+    numbers = intervals.number_groups(np.array([2**62, 5, 5, -9, 2**62, 5]))
 
     assert numbers.tolist() == [2, 1, 1, 0, 2, 1]
     assert numbers.dtype == np.int32
-    assert intervals.numbered(np.zeros(0, np.int64)).tolist() == []
+    assert intervals.number_groups(np.zeros(0, np.int64)).tolist() == []
 
 
 def test_influences_are_summed_within_groups():
     clusters = intervals.clusters_of(np.array([0, 2, 0, 2, 2]))
 
     assert clusters.sum(np.arange(5.0)).tolist() == [2.0, 0.0, 8.0]
-    assert clusters.of_groups(np.array([4.0, 5.0, 6.0])).tolist() == [4.0, 5.0, 6.0]
+    assert clusters.sum_groups(np.array([4.0, 5.0, 6.0])).tolist() == [4.0, 5.0, 6.0]
 
 
 def test_more_groups_than_clusters_are_spread_over_them(monkeypatch):
@@ -122,13 +122,13 @@ def test_more_groups_than_clusters_are_spread_over_them(monkeypatch):
 
     assert clusters.number == 4
     assert clusters.sum(np.arange(1.0, 7.0)).tolist() == [1 + 5, 2 + 6, 3, 4]
-    assert clusters.of_groups(np.arange(1.0, 7.0)).tolist() == [1 + 5, 2 + 6, 3, 4]
+    assert clusters.sum_groups(np.arange(1.0, 7.0)).tolist() == [1 + 5, 2 + 6, 3, 4]
 
 
 def test_groups_at_the_end_without_an_influence_have_none():
     clusters = Clusters(index=np.array([0, 3]), number=4)
 
-    assert clusters.of_groups(np.array([7.0, 8.0])).tolist() == [7.0, 8.0, 0.0, 0.0]
+    assert clusters.sum_groups(np.array([7.0, 8.0])).tolist() == [7.0, 8.0, 0.0, 0.0]
 
 
 def test_spreading_groups_over_fewer_clusters_hardly_changes_the_error(monkeypatch):

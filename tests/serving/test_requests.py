@@ -153,7 +153,7 @@ def test_an_impression_without_one_weight_a_value_is_not_padded(served_schema, w
 
     with pytest.raises(
         tf.errors.InvalidArgumentError,
-        match=r"Feature tags needs one weight a value, under tags:weight\.",
+        match=r"Feature tags needs one weight per value, under tags:weight\.",
     ):
         dense_inputs.pad([example], served_schema, {"interests": 1, "tags": 2, "visits": 1})
 

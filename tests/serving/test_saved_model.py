@@ -315,7 +315,7 @@ def test_a_request_without_one_weight_a_value_is_refused(signatures, weights):
 
     with pytest.raises(
         tf.errors.InvalidArgumentError,
-        match=r"Feature interests needs one weight a value, under interests:weight\.",
+        match=r"Feature interests needs one weight per value, under interests:weight\.",
     ):
         signatures["serving_default"](tf.constant([example]))
 
