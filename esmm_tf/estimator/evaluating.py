@@ -14,8 +14,8 @@ from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.reports import evaluation_page
 from esmm_tf.reports.evaluation_result import Evaluation, Origin
 from esmm_tf.reports.task_metrics import BaselineComparison
-from esmm_tf.training import data_guards, model_directory
-from esmm_tf.training.model_directory import TrainedModel
+from esmm_tf.training import data_guards, model_directory, trained_model
+from esmm_tf.training.trained_model import TrainedModel
 
 
 def evaluate_model(
@@ -68,7 +68,7 @@ def _write(
 def _load_model(
     model_dir: str, source: Source, *, model_class: type[EntireSpaceModel] = EntireSpaceModel
 ) -> TrainedModel:
-    trained = model_directory.load_model(model_dir, model_class=model_class)
+    trained = trained_model.load_model(model_dir, model_class=model_class)
     check_schema(source, trained.schema)
     return trained
 

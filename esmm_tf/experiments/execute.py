@@ -44,7 +44,7 @@ from esmm_tf.experiments.runs import (
     is_done,
     save_result,
 )
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import model_directory, trained_model, training
 
 _READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)
 _RUNS_A_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
@@ -209,7 +209,7 @@ def _seconds(epoch: Mapping[str, Any]) -> float:
 
 def _measure(run: Run, settings: ComparisonSettings, file: str) -> None:
     """Measures a trained run on the split of a file, on test with the influences of its AUCs."""
-    trained = model_directory.load_model(_model_dir(run, settings))
+    trained = trained_model.load_model(_model_dir(run, settings))
     source = find_source(settings.compare.data_dir, split=_SPLITS[file])
     scores = collect_scores(trained.model, trained.schema, source, _READ)
     found, measurements = evaluation.evaluate_scores(scores)

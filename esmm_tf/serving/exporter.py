@@ -26,7 +26,8 @@ from esmm_tf.serving import (
 from esmm_tf.serving.loaded_version import LoadedVersion
 from esmm_tf.serving.requests import Impression
 from esmm_tf.serving.versions import list_versions
-from esmm_tf.training.model_directory import Settings, TrainedModel
+from esmm_tf.training.model_directory import Settings
+from esmm_tf.training.trained_model import TrainedModel
 
 _SAMPLED_IMPRESSIONS = 10_000
 

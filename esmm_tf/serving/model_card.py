@@ -17,7 +17,7 @@ from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.reports.tables import Cell, Column, Section, Table, format_markdown
 from esmm_tf.reports.task_metrics import TaskMetrics, shown_metrics, tasks_from_json
 from esmm_tf.training import training_data
-from esmm_tf.training.model_directory import TrainedModel
+from esmm_tf.training.trained_model import TrainedModel
 
 FORMAT_VERSION = 1
 FILE = os.path.join("assets.extra", "model_card")

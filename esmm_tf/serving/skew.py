@@ -25,8 +25,8 @@ from esmm_tf.serving.requests import Impression, Request
 from esmm_tf.serving.skew_causes import Export, Probabilities
 from esmm_tf.serving.skew_comparison import Comparison, Difference, read_outputs
 from esmm_tf.serving.skew_report import SkewReport
-from esmm_tf.training import model_directory
-from esmm_tf.training.model_directory import TrainedModel
+from esmm_tf.training import trained_model
+from esmm_tf.training.trained_model import TrainedModel
 
 Score = Callable[[str, Request], Probabilities]
 
@@ -62,7 +62,7 @@ def check(config: SkewConfig) -> SkewReport:
     Raises:
       UserError: if the model, the records, the export or the server cannot be read.
     """
-    trained = model_directory.load_model(config.model_dir)
+    trained = trained_model.load_model(config.model_dir)
     source = find_source(config.files, split=config.split)
     check_schema(source, trained.schema)
     loaded, export = load_export(config.export_dir, version=config.version)

@@ -17,7 +17,8 @@ from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
 from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.serving import dense_inputs, requests, saved_model
 from esmm_tf.serving.requests import Impression
-from esmm_tf.training.model_directory import TrainedModel, is_same_schema
+from esmm_tf.training.model_directory import is_same_schema
+from esmm_tf.training.trained_model import TrainedModel
 
 Probabilities = Mapping[str, np.ndarray]
 _SHOWN_VALUES = 5

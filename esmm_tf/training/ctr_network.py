@@ -8,8 +8,9 @@ from esmm_tf.errors import UserError
 from esmm_tf.methods import Method
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.schema import Schema
-from esmm_tf.training import model_directory
-from esmm_tf.training.model_directory import Settings, TrainedModel
+from esmm_tf.training import model_directory, trained_model
+from esmm_tf.training.model_directory import Settings
+from esmm_tf.training.trained_model import TrainedModel
 
 METHOD = "ctr"
 
@@ -34,7 +35,7 @@ def load_ctr_network(method: Method, settings: Settings, schema: Schema) -> Trai
             f"--ctr_model_dir is missing, and {method.title} takes its pCTR from a trained CTR "
             "network. Train one with --method=ctr, and name its --model_dir."
         )
-    trained = model_directory.load_model(directory, calibrated=False)
+    trained = trained_model.load_model(directory, calibrated=False)
     _check_fits(trained, settings, schema, directory)
     return trained
 

@@ -25,7 +25,8 @@ from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from esmm_tf.training import ctr_network, data_guards, model_directory
-from esmm_tf.training.model_directory import Settings, TrainedModel
+from esmm_tf.training.model_directory import Settings
+from esmm_tf.training.trained_model import TrainedModel
 from esmm_tf.training.trainer import Trainer
 
 ESMM = MethodConfig()
