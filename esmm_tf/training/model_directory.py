@@ -4,7 +4,7 @@
 model_dir/
   config.json       the resolved settings
   history.json      the metrics of each epoch
-  calibration.json  maps fitted after training, which later commands apply; not there without
+  calibration.json  maps fitted after training, which later commands apply; if there are any
   schema.toml       the schema, with its vocabularies beside it
   checkpoints/      model, optimizer and progress after each epoch, for resuming
   weights/          the model that later commands read
@@ -43,7 +43,7 @@ TENSORBOARD = "tensorboard"
 class Settings:
     """Everything that a run was started with.
 
-    `negative_keep_rate` is that of the records it was trained on, for which the model is corrected.
+    `negative_keep_rate` is that of the training records, for which the model is corrected.
     """
 
     train: TrainConfig

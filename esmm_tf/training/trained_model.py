@@ -34,8 +34,8 @@ class TrainedModel:
 
     @property
     def calibration_methods(self) -> dict[str, str]:
-        """Returns how each probability is calibrated, by those that are."""
-        return {name: found.method for name, found in self.calibration.items()}
+        """Returns the calibration method of each probability that is calibrated."""
+        return {name: fitted.method for name, fitted in self.calibration.items()}
 
 
 def load_model(
@@ -52,7 +52,7 @@ def load_model(
       model_class: of the model before it is corrected.
 
     Raises:
-      UserError: if there is no model, or the maps were fitted for other weights than it has.
+      UserError: if there is no model, or the maps were fitted for other weights than the model's.
     """
     settings, schema = (
         model_directory.load_settings(model_dir),
@@ -103,9 +103,9 @@ def _latest_weights(model_dir: str) -> str | None:
 
 
 def save_weights(model: EntireSpaceModel, model_dir: str) -> str:
-    """Writes weights that later commands read, beside those before until they stand; returns where.
+    """Writes the weights that later commands read, and returns their path.
 
-    Calibration maps that were fitted for others are refused from then on.
+    Those before are removed when these are whole; calibration maps fitted for them are refused.
     """
     directory = os.path.join(model_dir, model_directory.WEIGHTS)
     manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), directory, max_to_keep=1)
@@ -121,13 +121,13 @@ def _identity(checkpoint: str) -> str:
 
 
 def _load_maps(model_dir: str, weights: str) -> Mapping[str, CalibrationMap]:
-    found = model_directory.load_calibration(model_dir)
-    if found is None:
+    calibration = model_directory.load_calibration(model_dir)
+    if calibration is None:
         return {}
-    if found.weights != weights:
+    if calibration.weights != weights:
         raise UserError(
-            f"The calibration in {model_dir!r} was fitted for the weights {found.weights}, and "
-            f"training has gone on since: they are {weights}. Run python -m esmm_tf.calibrate "
-            "again, or with --calibration=none to do without."
+            f"The calibration in {model_dir!r} was fitted for the weights "
+            f"{calibration.weights}, and training has gone on since: they are {weights}. Run "
+            "python -m esmm_tf.calibrate again, or with --calibration=none to do without."
         )
-    return found.maps
+    return calibration.maps

@@ -85,7 +85,7 @@ def train(
 
 
 def _find_data(config: TrainConfig, schema: Schema | None) -> tuple[Source, Source | None, Schema]:
-    """Returns what is trained on, what is validated on, and the schema of both."""
+    """Returns the records to train on, those to validate on, and the schema of both."""
     source = find_source(config.train_files, split=keys.TRAIN)
     if schema is None:
         path = config.schema or os.path.join(source.directory, keys.SCHEMA_FILE)
