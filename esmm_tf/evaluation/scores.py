@@ -1,4 +1,4 @@
-"""Scores and labels of impressions: what every exact metric is taken from."""
+"""Scores and labels of impressions: what every exact metric is computed from."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ class Divided:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Scores and labels of impressions, arrays `[impressions]`: 10 bytes each, and the optional.
+    """Scores and labels of impressions, `[impressions]`: 10 bytes each, and the optional arrays.
 
     Args:
       ctr_logits: float32.
@@ -56,7 +56,7 @@ class Scores:
       oracle: the true `oracle_pctr` and `oracle_pcvr`, float32, or nothing.
       groups: int64, equal within a group; None where the schema has no group key.
       slices: by the name of a field, the value of each impression.
-      divided: where pCVR is a ratio, what it is before it is cut off at 1.
+      divided: where pCVR is a ratio, that ratio before it is cut off at 1.
     """
 
     ctr_logits: np.ndarray
@@ -135,7 +135,7 @@ def ctcvr_logits(ctr_logits: np.ndarray, cvr_logits: np.ndarray) -> np.ndarray:
     for part in _chunks(len(result)):
         log_p = -np.logaddexp(0, -ctr_logits[part], dtype=np.float64)
         log_p -= np.logaddexp(0, -cvr_logits[part], dtype=np.float64)
-        # Where both round to one, log(1 - p) is the log of the two small chances of a no.
+        # Where both round to 1, 1 - p is the sum of the two small probabilities of a no.
         log_not_p = np.where(
             log_p < -1e-9,
             np.log(-np.expm1(np.minimum(log_p, -1e-300))),
@@ -155,15 +155,15 @@ def collect_scores(
 ) -> Scores:
     """Returns scores and labels of every impression, in the order of the files.
 
-    Groups are told apart by their key, strings by its 64-bit FarmHash: of 10 million, the chance
-    that any two are taken for one is 3e-6. Where the records hold a share of the unclicked
-    impressions only, each of these weighs as many as it stands for.
+    Groups are told apart by their key, a string key by its 64-bit FarmHash: the chance that any
+    two of 10 million groups are taken for one is 3e-6. Where the records hold only a share of the
+    unclicked impressions, each of these has the weight of all that it stands for.
 
     Args:
-      model: whose outputs are those of `model.EntireSpaceOutputs`.
+      model: whose outputs are those of `model.layers.EntireSpaceOutputs`.
       schema: of the records.
-      source: to read.
-      config: how.
+      source: of the records.
+      config: how they are read.
       slices: features or carried keys whose values are kept.
 
     Raises:
@@ -205,14 +205,14 @@ def collect_scores(
 
 
 def find_divided(arrays: Mapping[str, np.ndarray]) -> Divided | None:
-    """Returns what `DIVIDED` names among arrays, or None where it is not among them."""
+    """Returns the arrays that `DIVIDED` names, or None where they are not there."""
     if keys.CVR_LOG_RATIO not in arrays:
         return None
     return Divided(**{name: arrays[name] for name in DIVIDED})
 
 
 def _row(outputs: Mapping[str, tf.Tensor], batch: Batch, schema: Schema) -> dict[str, np.ndarray]:
-    """Returns what is kept of a batch, by name."""
+    """Returns the arrays that are kept of a batch, by name."""
     logits = (*_LOGITS, *DIVIDED) if keys.CVR_LOG_RATIO in outputs else _LOGITS
     row = {name: _finite(name, outputs[name].numpy()) for name in logits}
     row |= {name: batch.labels[name].numpy().astype(np.uint8) for name in _LABELS}
