@@ -18,7 +18,7 @@ def calibrate_model(
 ) -> Calibration | None:
     """Fits maps for pCTR and pCVR, keeps them in the model directory, and returns them.
 
-    Returns None after removing those that there are, if `--calibration` is `none`.
+    Returns None, after removing the maps that were kept, if `--calibration` is `none`.
 
     Raises:
       UserError: if the records do not fit the model, or hold too few clicks or conversions.

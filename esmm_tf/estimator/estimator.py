@@ -44,7 +44,7 @@ class Estimator:
 
     Every method does what the command of its name does, takes the flags of that command as
     settings, and returns what the command would print. Nothing is printed unless `verbose`; what a
-    command warns of is then one of Python's warnings.
+    command warns of is then a Python warning.
 
     Args:
       schema: of the records, or the path of its file; by default that beside the records.
@@ -167,7 +167,7 @@ class Estimator:
             return evaluate_model(*configs, model_class=self._model_class)
 
     def calibrate(self, files: str = "", **settings: Any) -> Calibration | None:
-        """Returns the maps that make probabilities fit records, after they are kept; None for none.
+        """Returns the maps that make probabilities fit records, once they are kept; else None.
 
         Args:
           files: a data set's directory, which stands for its split `validation`, files or globs.

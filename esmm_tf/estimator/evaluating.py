@@ -40,10 +40,10 @@ def evaluate_model(
     result, measurements = evaluation.evaluate_scores(scores)
     result = dataclasses.replace(result, origin=_origin(score, trained, source, used))
     if score_baseline is not None:
-        of_baseline = evaluation.measure_tasks(score_baseline(scores))
+        baseline_measurements = evaluation.measure_tasks(score_baseline(scores))
         compared = BaselineComparison(
             baseline=config.baseline or config.baseline_model_dir,
-            tasks=comparison.compare(measurements, of_baseline),
+            tasks=comparison.compare(measurements, baseline_measurements),
         )
         result = dataclasses.replace(result, comparison=compared)
     return dataclasses.replace(result, written=_write(result, scores, score.model_dir, config))
@@ -76,7 +76,7 @@ def _load_model(
 def _prepare_baseline(
     score: ScoreConfig, config: EvaluateConfig, source: Source
 ) -> Callable[[Scores], Scores] | None:
-    """Returns what gives the impressions as the baseline scores them, if there is one.
+    """Returns a function that scores the impressions by the baseline, if there is one.
 
     A wrong baseline is refused here, before the records are scored.
     """
@@ -85,11 +85,11 @@ def _prepare_baseline(
         return functools.partial(comparison.load_scores, config.baseline)
     if not config.baseline_model_dir:
         return None
-    other = _load_model(config.baseline_model_dir, source)
+    baseline = _load_model(config.baseline_model_dir, source)
 
     def score_again(scores: Scores) -> Scores:
-        theirs = _collect(other, score, source, slices=())
-        return scores.with_logits(theirs.ctr_logits, theirs.cvr_logits, theirs.divided)
+        again = _collect(baseline, score, source, slices=())
+        return scores.with_logits(again.ctr_logits, again.cvr_logits, again.divided)
 
     return score_again
 
