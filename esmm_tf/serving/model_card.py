@@ -121,12 +121,12 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
 def _metrics(tasks: Mapping[str, TaskMetrics]) -> dict[str, Any]:
     return {
         task: {
-            "impressions": found.impressions,
-            "positives": found.positives,
-            **{metric.name: getattr(found, metric.name) for metric in shown_metrics([found])},
-            "intervals": dict(found.intervals),
+            "impressions": metrics.impressions,
+            "positives": metrics.positives,
+            **{metric.name: getattr(metrics, metric.name) for metric in shown_metrics([metrics])},
+            "intervals": dict(metrics.intervals),
         }
-        for task, found in tasks.items()
+        for task, metrics in tasks.items()
     }
 
 
@@ -170,9 +170,9 @@ def _evaluation_section(evaluation: Mapping[str, Any] | None) -> Section:
     tables = [_metrics_table("", {words.task_title(task): m for task, m in tasks.items()})]
     for field, values in evaluation["slices"].items():
         rows = {
-            f"{value}: {words.task_title(task)}": found
+            f"{value}: {words.task_title(task)}": metrics
             for value, part in values.items()
-            for task, found in tasks_from_json(part["tasks"]).items()
+            for task, metrics in tasks_from_json(part["tasks"]).items()
         }
         tables.append(_metrics_table(f"By {field}", rows))
     return Section(key="metrics", title="Metrics", sentences=[sentence], tables=tables)
