@@ -107,7 +107,7 @@ def _budget(result: Mapping[str, Any]) -> Section:
         _LEARNING_RATE,
         _SAMPLING_RATE,
         Column(
-            title="Impressions an epoch",
+            title="Impressions per epoch",
             definition="What one pass trains on, after sampling: copies count.",
         ),
         Column(title="Epochs", note="trained"),
