@@ -171,26 +171,7 @@ def collect_scores(
         the manifest says.
     """
     readers = [SliceReader(schema, name) for name in dict.fromkeys(slices)]
-    dataset = input_fn.build_dataset(source, schema, config, carry=True)
-    scorer = build_scorer(model, dataset.element_spec.features)
-    columns: dict[str, np.ndarray] = {}
-    end = 0
-    for batch in input_fn.show_progress(dataset, source):
-        row = _row(scorer(batch.features), batch, schema)
-        if source.negative_keep_rate < 1:
-            _weigh_sampled(row, source.negative_keep_rate)
-        row |= {f"slice {reader.name}": reader.read(batch) for reader in readers}
-        start, end = end, end + len(row[keys.CLICK])
-        for name, values in row.items():
-            if name not in columns:
-                columns[name] = np.empty(source.impressions, values.dtype)
-            if end <= source.impressions:
-                columns[name][start:end] = values
-    if end != source.impressions:
-        raise UserError(
-            f"The records hold {end:,} impressions and their manifest says {source.impressions:,}. "
-            "Write the data set again."
-        )
+    columns = _read_columns(model, schema, source, config, readers=readers)
     return Scores(
         **{name: columns[name] for name in (*_LOGITS, *_LABELS)},
         weight=columns.get(keys.EXAMPLE_WEIGHT),
@@ -204,6 +185,38 @@ def collect_scores(
     )
 
 
+def _read_columns(
+    model: Any,
+    schema: Schema,
+    source: Source,
+    config: InputConfig,
+    *,
+    readers: Sequence[SliceReader],
+) -> dict[str, np.ndarray]:
+    """Returns the arrays that are kept of all batches, by name, `[impressions]`."""
+    dataset = input_fn.build_dataset(source, schema, config, carry=True)
+    scorer = build_scorer(model, dataset.element_spec.features)
+    columns: dict[str, np.ndarray] = {}
+    end = 0
+    for batch in input_fn.show_progress(dataset, source):
+        arrays = _batch_arrays(scorer(batch.features), batch, schema)
+        if source.negative_keep_rate < 1:
+            _weigh_sampled(arrays, source.negative_keep_rate)
+        arrays |= {f"slice {reader.name}": reader.read(batch) for reader in readers}
+        start, end = end, end + len(arrays[keys.CLICK])
+        for name, values in arrays.items():
+            if name not in columns:
+                columns[name] = np.empty(source.impressions, values.dtype)
+            if end <= source.impressions:
+                columns[name][start:end] = values
+    if end != source.impressions:
+        raise UserError(
+            f"The records hold {end:,} impressions and their manifest says {source.impressions:,}. "
+            "Write the data set again."
+        )
+    return columns
+
+
 def find_divided(arrays: Mapping[str, np.ndarray]) -> Divided | None:
     """Returns the arrays that `DIVIDED` names, or None where they are not there."""
     if keys.CVR_LOG_RATIO not in arrays:
@@ -211,17 +224,19 @@ def find_divided(arrays: Mapping[str, np.ndarray]) -> Divided | None:
     return Divided(**{name: arrays[name] for name in DIVIDED})
 
 
-def _row(outputs: Mapping[str, tf.Tensor], batch: Batch, schema: Schema) -> dict[str, np.ndarray]:
+def _batch_arrays(
+    outputs: Mapping[str, tf.Tensor], batch: Batch, schema: Schema
+) -> dict[str, np.ndarray]:
     """Returns the arrays that are kept of a batch, by name."""
     logits = (*_LOGITS, *DIVIDED) if keys.CVR_LOG_RATIO in outputs else _LOGITS
-    row = {name: _finite(name, outputs[name].numpy()) for name in logits}
-    row |= {name: batch.labels[name].numpy().astype(np.uint8) for name in _LABELS}
-    row |= {name: values.numpy() for name, values in batch.oracle.items()}
+    arrays = {name: _finite(name, outputs[name].numpy()) for name in logits}
+    arrays |= {name: batch.labels[name].numpy().astype(np.uint8) for name in _LABELS}
+    arrays |= {name: values.numpy() for name, values in batch.oracle.items()}
     if batch.example_weight is not None:
-        row[keys.EXAMPLE_WEIGHT] = batch.example_weight.numpy()
+        arrays[keys.EXAMPLE_WEIGHT] = batch.example_weight.numpy()
     if schema.group_key:
-        row["group"] = _group_ids(batch.carry[schema.group_key]).numpy()
-    return row
+        arrays["group"] = _group_ids(batch.carry[schema.group_key]).numpy()
+    return arrays
 
 
 def _finite(name: str, logits: np.ndarray) -> np.ndarray:
@@ -240,11 +255,11 @@ def _finite(name: str, logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _weigh_sampled(row: dict[str, np.ndarray], negative_keep_rate: float) -> None:
+def _weigh_sampled(arrays: dict[str, np.ndarray], negative_keep_rate: float) -> None:
     """Lets each unclicked impression that was kept stand for those that were not."""
-    factor = np.where(row[keys.CLICK] | row[keys.CONVERSION], 1, 1 / negative_keep_rate)
-    weight = row.get(keys.EXAMPLE_WEIGHT, np.float32(1))
-    row[keys.EXAMPLE_WEIGHT] = (weight * factor).astype(np.float32)
+    factor = np.where(arrays[keys.CLICK] | arrays[keys.CONVERSION], 1, 1 / negative_keep_rate)
+    weight = arrays.get(keys.EXAMPLE_WEIGHT, np.float32(1))
+    arrays[keys.EXAMPLE_WEIGHT] = (weight * factor).astype(np.float32)
 
 
 def _group_ids(group_keys: tf.Tensor) -> tf.Tensor:

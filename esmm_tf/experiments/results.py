@@ -121,9 +121,7 @@ def _difference(method: Repeated, rival: Repeated, task: str) -> dict[str, Any]:
 
 
 def build_tree(
-    chosen: Mapping[str, Run],
-    tried: Mapping[str, Sequence[Run]],
-    config: CompareConfig,
+    chosen: Mapping[str, Run], tried: Mapping[str, Sequence[Run]], config: CompareConfig
 ) -> dict[str, Any]:
     """Returns the results of a comparison, the content of `comparison.json` that follows from runs.
 

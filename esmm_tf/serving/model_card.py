@@ -79,13 +79,17 @@ def build_card(
         "calibration": trained.calibration_methods,
         "evaluation": None if evaluation is None else _measured(evaluation),
         "serving": dict(serving),
-        "software": {
-            "esmm_tf": esmm_tf.__version__,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-        },
+        "software": _software(),
         "intended_use": INTENDED_USE,
         "limits": list(LIMITS),
+    }
+
+
+def _software() -> dict[str, str]:
+    return {
+        "esmm_tf": esmm_tf.__version__,
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
     }
 
 

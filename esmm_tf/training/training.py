@@ -45,9 +45,8 @@ def train(
 ) -> list[dict[str, Any]]:
     """Trains ESMM, or another --method, on TFRecords and leaves the model in --model_dir.
 
-    A run that was interrupted goes on after its last finished epoch when started again with the
-    same settings; the order of the records depends on seed and epoch alone, so that the result is
-    the same.
+    An interrupted run that is started again with the same settings goes on after its last finished
+    epoch, with the same result: the order of the records depends on seed and epoch alone.
 
     Returns the metrics of each epoch, as `history.json` holds them. `schema` is by default that of
     --schema, or that beside the records.
@@ -62,16 +61,13 @@ def train(
         negative_keep_rate=source.negative_keep_rate,
     )
     method = load_method(method_config.method)
-    sampling = method.choose_sampling(method_config.rate)
-    if sampling is not None:
-        _check_drawn(source, sampling, f"{method.title} on the {keys.TRAIN} data")
-        _check_drawn(validation, sampling, f"{method.title} on the {keys.VALIDATION} data")
+    sampling = _choose_sampling(method, method_config.rate, source, validation)
     ctr = ctr_network.load_ctr_network(method, settings, schema)
     model_directory.save_settings(settings, schema, train_config.model_dir)
     model = _build_model(
         method, settings, schema, source, sampling=sampling, ctr=ctr, model_class=model_class
     )
-    trainer = Trainer(
+    Trainer(
         model,
         schema,
         settings,
@@ -79,8 +75,7 @@ def train(
         source=source,
         validation=validation,
         sampler=_build_sampler(settings, schema, source, sampling=sampling, ctr=ctr),
-    )
-    trainer.run()
+    ).run()
     return model_directory.load_history(train_config.model_dir)
 
 
@@ -97,6 +92,17 @@ def _find_data(config: TrainConfig, schema: Schema | None) -> tuple[Source, Sour
     check_schema(validation, schema)
     data_guards.check_sampling(source, validation)
     return source, validation, schema
+
+
+def _choose_sampling(
+    method: Method, rate: float | None, source: Source, validation: Source | None
+) -> Sampling | None:
+    """Returns how the method samples, which must leave impressions of both sources."""
+    sampling = method.choose_sampling(rate)
+    if sampling is not None:
+        _check_drawn(source, sampling, f"{method.title} on the {keys.TRAIN} data")
+        _check_drawn(validation, sampling, f"{method.title} on the {keys.VALIDATION} data")
+    return sampling
 
 
 def _check_drawn(source: Source | None, sampling: Sampling, where: str) -> None:
