@@ -77,7 +77,7 @@ class Scores:
     def ctcvr_logits(self) -> np.ndarray:
         """Returns the logits of pCTCVR, float32.
 
-        They are those of pCTR * pCVR (Eq. 2), worked out in float64, unless the method has its own.
+        They are those of pCTR * pCVR (Eq. 2), computed in float64, unless the method has its own.
         """
         if self.divided is not None:
             return self.divided.ctcvr_logits

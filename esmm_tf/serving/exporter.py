@@ -190,8 +190,8 @@ def load_evaluation(trained: TrainedModel, model_dir: str) -> Evaluation | None:
         return None
     remedy = "Evaluate the model again, or remove that file to export without it."
     tree = files.read_json(path, remedy=remedy)
-    exported = (trained.weights, trained.calibration_methods)
-    if (tree.get("weights"), tree.get("calibration")) != exported:
+    expected = (trained.weights, trained.calibration_methods)
+    if (tree.get("weights"), tree.get("calibration")) != expected:
         console.say(
             f"{path} is of other weights or another calibration: the model card is without it"
         )

@@ -1,7 +1,7 @@
 """Training-serving skew: the same impressions, scored as in training and as servers score them.
 
-Two probabilities differ if their distance exceeds a share of the larger one, as float32 errs: the
-relative error of a probability, however small, is at most the absolute error of its logit.
+Two probabilities differ if their distance exceeds a share of the larger one, since float32 errs so:
+the relative error of a probability, however small, is at most the absolute error of its logit.
 """
 
 import dataclasses

@@ -32,7 +32,7 @@ class Difference:
 
 @dataclasses.dataclass(kw_only=True)
 class Comparison:
-    """The scores of a signature beside those of the training path; it grows by each batch.
+    """The scores of a signature beside those of the training path; each batch adds to them.
 
     Args:
       scored_by: the export or a server.
