@@ -33,7 +33,7 @@ from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import Schema
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import trained_model, training
 
 _SPLITS = (keys.TRAIN, keys.VALIDATION, keys.TEST)
 _READ = InputConfig(batch_size=4096, shuffle_buffer=0, num_readers=1)
@@ -89,7 +89,7 @@ def _esmm(config: BenchmarkConfig, records: str, model_dir: str, seed: int) -> d
         InputConfig(batch_size=config.batch_size),
         GuardConfig(),
     )
-    trained = model_directory.load_model(model_dir)
+    trained = trained_model.load_model(model_dir)
     source = find_source(records, split=keys.TEST)
     found = collect_scores(trained.model, trained.schema, source, _READ)
     test = _columns(trained.schema, source)

@@ -29,7 +29,7 @@ from esmm_tf.config.training import (
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import collect_scores
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import trained_model, training
 
 _READ = InputConfig(batch_size=4096, shuffle_buffer=0, num_readers=1)
 _TASKS = ("ctr", "cvr_clicked", "ctcvr", "cvr_entire")
@@ -99,7 +99,7 @@ def _aucs(config: BenchmarkConfig, records: str, *, model_dir: str, seed: int) -
         InputConfig(),
         GuardConfig(),
     )
-    trained = model_directory.load_model(model_dir)
+    trained = trained_model.load_model(model_dir)
     source = find_source(records, split=keys.TEST)
     found = collect_scores(trained.model, trained.schema, source, _READ)
     tasks = evaluation.evaluate_scores(found).evaluation.tasks

@@ -45,7 +45,7 @@ from esmm_tf.serving.requests import (
     take,
 )
 from esmm_tf.serving.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import trained_model, training
 
 _PERCENTILES = (50, 90, 99)
 _POOL = 10_000
@@ -97,7 +97,7 @@ def main(config: BenchmarkConfig) -> None:
         model_dir, files = config.model_dir, config.files
         if not model_dir:
             model_dir, files = _train(config, directory)
-        trained = model_directory.load_model(model_dir)
+        trained = trained_model.load_model(model_dir)
         pool = _read_pool(trained.schema, find_source(files, split=config.split))
         path = os.path.join(directory, "saved_model")
         widths = _choose_widths(pool, trained.schema)

@@ -19,7 +19,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.methods import load_method
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
-from esmm_tf.training import model_directory
+from esmm_tf.training import model_directory, trained_model
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("tests")
@@ -261,6 +261,6 @@ def model_dir(
 
 
 @pytest.fixture(scope="session")
-def trained(model_dir: pathlib.Path) -> model_directory.TrainedModel:
+def trained(model_dir: pathlib.Path) -> trained_model.TrainedModel:
     """Returns the model of `model_dir`."""
-    return model_directory.load_model(str(model_dir))
+    return trained_model.load_model(str(model_dir))

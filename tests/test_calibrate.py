@@ -24,7 +24,7 @@ from esmm_tf.evaluation import scores
 from esmm_tf.evaluation.evaluation import measure_tasks
 from esmm_tf.evaluation.scores import Scores
 from esmm_tf.schema.toml_file import load_schema
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import model_directory, trained_model, training
 
 SCHEMA = """
 format_version = 1
@@ -182,7 +182,7 @@ def sampled(tmp_path_factory):
 
 
 def collect(model_dir, data, split, **more):
-    trained = model_directory.load_model(str(model_dir), **more)
+    trained = trained_model.load_model(str(model_dir), **more)
     source = find_source(str(data), split=split)
     config = InputConfig(shuffle_buffer=0)
     return scores.collect_scores(trained.model, trained.schema, source, config)
@@ -232,7 +232,7 @@ def test_the_command_keeps_maps_that_later_commands_apply(sampled, tmp_path, cap
     kept = json.loads((copied / "calibration.json").read_text(encoding="utf-8"))
     assert kept["files"] == [str(data / "validation-00000-of-00001.tfrecord")]
     assert kept["counts"]["clicks"] > 400
-    trained = model_directory.load_model(str(copied))
+    trained = trained_model.load_model(str(copied))
     assert {name: found.method for name, found in trained.calibration.items()} == {
         "pctr": "platt",
         "pcvr": "platt",
@@ -260,8 +260,8 @@ def test_maps_of_other_weights_are_refused(model_dir, tmp_path):
 
     message = r"fitted for the weights ckpt-9.*training has gone on since"
     with pytest.raises(UserError, match=message):
-        model_directory.load_model(str(copied))
-    assert model_directory.load_model(str(copied), calibrated=False).calibration == {}
+        trained_model.load_model(str(copied))
+    assert trained_model.load_model(str(copied), calibrated=False).calibration == {}
 
 
 @pytest.mark.parametrize("text", ["{", '{"format_version": 9}', "[]"])
@@ -271,7 +271,7 @@ def test_a_damaged_calibration_is_refused(model_dir, tmp_path, text):
     (copied / "calibration.json").write_text(text, encoding="utf-8")
 
     with pytest.raises(UserError, match=r"calibration.json"):
-        model_directory.load_model(str(copied))
+        trained_model.load_model(str(copied))
 
 
 def test_files_are_asked_for_unless_the_calibration_is_removed():

@@ -13,7 +13,7 @@ from esmm_tf.errors import UserError
 from esmm_tf.estimator import evaluating
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import Divided, Scores
-from esmm_tf.training import model_directory
+from esmm_tf.training import trained_model
 
 NUM_ROWS = 20
 CLICK = np.tile([1, 0], 10).astype(np.uint8)
@@ -34,9 +34,9 @@ def models(model_dir, trained, tmp_path, monkeypatch):
     for path in paths:
         subprocess.run(["cp", "-r", str(model_dir), str(path)], check=True)  # noqa: S607
         known[str(path)] = dataclasses.replace(trained, model=str(path))
-    load_model = model_directory.load_model
+    load_model = trained_model.load_model
     monkeypatch.setattr(
-        model_directory, "load_model", lambda path, **_: known.get(path) or load_model(path)
+        trained_model, "load_model", lambda path, **_: known.get(path) or load_model(path)
     )
     return paths
 

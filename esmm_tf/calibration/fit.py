@@ -21,21 +21,21 @@ _WIDEST_LOGIT = 30.0
 
 
 class _Side(NamedTuple):
-    """The weight of all rows with one label, and of one of them."""
+    """The weight of all rows with one label, and that of a single row."""
 
     total: float
-    one: float
+    per_row: float
 
 
 def fit(method: str, sample: Sample) -> CalibrationMap:
-    """Returns the map of a method with the least log loss that it allows.
+    """Returns the map with the least log loss among those of a method.
 
     Args:
       method: one of `keys.CALIBRATIONS`.
       sample: with at least one positive and one negative that weigh more than 0.
 
     Raises:
-      ValueError: if the sample lacks one of them.
+      ValueError: if the sample lacks either.
     """
     if not sample.effective_number(0) * sample.effective_number(1):
         raise ValueError("A calibration needs positives and negatives that weigh more than 0.")
@@ -70,13 +70,13 @@ def fit_temperature(sample: Sample) -> Temperature:
 def fit_isotonic(sample: Sample) -> Isotonic:
     """Returns an isotonic regression as a line through its blocks.
 
-    Scores go into at most 1,000 bins of equal weight, equal ones into the same, and adjacent bins
-    are pooled while a higher one has no higher rate. Each block is a point: the logit of its mean
-    prediction, and that of its rate, where a block without positives (negatives) has half a one.
-    Blocks are pooled on while the slope between two is below 0.01. All points are then moved by one
-    number, so that the mean prediction is the mean label, as the blocks have it.
+    Scores go into at most 1,000 bins of equal weight, equal scores into the same bin, and adjacent
+    bins are pooled while the higher one has no higher rate. Each block is a point: the logit of its
+    mean prediction, and that of its rate, where a block without positives (negatives) counts half
+    of one. Blocks are pooled further while the slope between two is below 0.01. All points are then
+    moved by one number, so that the mean prediction is the mean label, as the blocks have it.
     """
-    half_a_positive, half_a_negative = (_side(sample, label).one / 2 for label in (1, 0))
+    half_a_positive, half_a_negative = (_side(sample, label).per_row / 2 for label in (1, 0))
 
     def point(block: Block) -> tuple[float, float]:
         positives, weight = block.positives, block.weight
@@ -156,12 +156,12 @@ def _logit(probability: float) -> float:
 
 def _side(sample: Sample, label: int) -> _Side:
     total = float(sample.weights_of(label).sum())
-    return _Side(total=total, one=total / sample.effective_number(label))
+    return _Side(total=total, per_row=total / sample.effective_number(label))
 
 
 def _platt_targets(sample: Sample) -> np.ndarray:
     positives, negatives = _side(sample, 1), _side(sample, 0)
-    one = positives.one  # the same on both sides, so that as much is added as is taken away
-    of_negative = one / (negatives.total + 2 * one)
-    of_positive = (positives.total + one) / (positives.total + 2 * one)
-    return np.where(sample.labels, of_positive, of_negative)
+    row = positives.per_row  # the same on both sides, so that as much is added as is taken away
+    negative_target = row / (negatives.total + 2 * row)
+    positive_target = (positives.total + row) / (positives.total + 2 * row)
+    return np.where(sample.labels, positive_target, negative_target)

@@ -31,7 +31,7 @@ class PriorCorrection(tf_keras.layers.Layer):
 
 
 class CalibratedLogits(tf_keras.layers.Layer):
-    """Applies a calibration map, as `calibration.apply` does in float64."""
+    """Applies a calibration map, as `maps.apply` does in float64."""
 
     def __init__(self, calibration_map: CalibrationMap, *, name: str) -> None:
         super().__init__(name=name, dtype=tf.float32)
@@ -40,10 +40,10 @@ class CalibratedLogits(tf_keras.layers.Layer):
     def call(self, logits: tf.Tensor) -> tf.Tensor:
         """Maps float32 `[impressions]` to the same."""
         knots, *pieces = (tf.constant(part, tf.float32) for part in self._segments)
-        place = tf.zeros_like(logits, tf.int32)
+        index = tf.zeros_like(logits, tf.int32)
         if knots.shape[0]:
-            place = tf.searchsorted(knots, logits, side="right")
-        origins, values, slopes = (tf.gather(part, place) for part in pieces)
+            index = tf.searchsorted(knots, logits, side="right")
+        origins, values, slopes = (tf.gather(part, index) for part in pieces)
         return values + slopes * (logits - origins)
 
 
@@ -53,10 +53,10 @@ def build_calibrated(
     """Returns a model of the same inputs and outputs with corrected logits and probabilities.
 
     First the click logit is corrected for down-sampling: clicks are all kept, so that pCVR needs no
-    correction. Then each logit goes through its map. pCTCVR is the product of what results.
+    correction. Then each logit goes through its map. pCTCVR is the product of the two results.
 
     Args:
-      model: whose outputs are those of `model.EntireSpaceOutputs`.
+      model: whose outputs are those of `model.layers.EntireSpaceOutputs`.
       maps: by the probability that each corrects, `pctr` or `pcvr`. With none, and a rate of 1, the
         model itself is returned.
       negative_keep_rate: the probability with which the training records' pipeline kept an
@@ -68,7 +68,8 @@ def build_calibrated(
     if negative_keep_rate != 1:
         correct = PriorCorrection(negative_keep_rate, name="prior_correction")
         logits[keys.PCTR] = correct(logits[keys.PCTR])
-    for name, found in maps.items():
-        logits[name] = CalibratedLogits(found, name=f"calibrated_{name}")(logits[name])
+    for name, calibration_map in maps.items():
+        calibrate = CalibratedLogits(calibration_map, name=f"calibrated_{name}")
+        logits[name] = calibrate(logits[name])
     outputs = EntireSpaceOutputs(name="calibrated_outputs")(logits[keys.PCTR], logits[keys.PCVR])
     return tf_keras.Model(inputs=model.input, outputs=outputs, name=model.name)

@@ -12,13 +12,13 @@ SLOPE, OFFSET = 0, 1
 
 _CHUNK = 1 << 20
 _MAX_STEPS = 200
-_TOLERANCE = 1e-12  # nats an impression
+_TOLERANCE = 1e-12  # nats per impression
 _RIDGE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Logits, labels (0 or 1) and weights (None stands for 1 each) of what is fitted to, `[n]`."""
+    """Logits, labels (0 or 1) and weights (None stands for 1 each) of the rows to fit, `[n]`."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -32,7 +32,7 @@ class Sample:
         return self.weights[rows].astype(np.float64)
 
     def effective_number(self, label: int) -> float:
-        """Returns as how many rows of equal weight those with a label count: `(sum w)^2 / sum w^2`.
+        """Returns how many rows of equal weight the label's rows count as: `(sum w)^2 / sum w^2`.
 
         Kish, Survey Sampling, 1965.
         """
@@ -53,32 +53,32 @@ def fit_line(
       sample: with finite logits.
       targets: what the probabilities are compared with, within 0 and 1, `[n]`.
       free: what is chosen, of `SLOPE` and `OFFSET`.
-      slope: where the search begins, or the slope itself if it is not free; the offset's is 0.
+      slope: where the search begins, or the slope itself if it is not free; the offset begins at 0.
 
     Raises:
       ArithmeticError: if the search does not end.
     """
     chosen = list(free)
     line = np.array([slope, 0.0])
-    at = _derivatives(line, sample, targets)
+    current = _derivatives(line, sample, targets)
     for _ in range(_MAX_STEPS):
         step = np.zeros(2)
-        curvature = (at.curvature + _RIDGE * at.bound)[np.ix_(chosen, chosen)]
-        step[chosen] = np.linalg.lstsq(curvature, -at.gradient[chosen], rcond=None)[0]
-        promise = float(-at.gradient @ step)
+        curvature = (current.curvature + _RIDGE * current.bound)[np.ix_(chosen, chosen)]
+        step[chosen] = np.linalg.lstsq(curvature, -current.gradient[chosen], rcond=None)[0]
+        promise = float(-current.gradient @ step)
         if promise <= _TOLERANCE:
-            found = line + step
-            return float(found[SLOPE]), float(found[OFFSET])
-        there = _derivatives(line + step, sample, targets)
-        while there.loss > at.loss - 1e-4 * promise:
+            best = line + step
+            return float(best[SLOPE]), float(best[OFFSET])
+        candidate = _derivatives(line + step, sample, targets)
+        while candidate.loss > current.loss - 1e-4 * promise:
             step, promise = step / 2, promise / 2
-            there = _derivatives(line + step, sample, targets)
-        line, at = line + step, there
+            candidate = _derivatives(line + step, sample, targets)
+        line, current = line + step, candidate
     raise ArithmeticError(f"The fit of a line did not end within {_MAX_STEPS} steps.")
 
 
 def slope_of_loss(slope: float, sample: Sample) -> float:
-    """Returns how the mean log loss of `slope * logit` changes with the slope, in nats."""
+    """Returns the derivative of the mean log loss of `slope * logit` by the slope, in nats."""
     return float(_derivatives(np.array([slope, 0.0]), sample, sample.labels).gradient[SLOPE])
 
 
@@ -113,11 +113,11 @@ def _sums(
     """Returns the sums over rows of what `_Derivatives` holds."""
     inputs = np.stack([logits, np.ones(len(logits))])
     outputs = line @ inputs
-    of_positive, of_negative = exact.losses(outputs)
+    positive_losses, negative_losses = exact.losses(outputs)
     probability = exact.sigmoid(outputs)
     spread = weights * probability * (1 - probability)
     return (
-        weights @ (targets * of_positive + (1.0 - targets) * of_negative),
+        weights @ (targets * positive_losses + (1.0 - targets) * negative_losses),
         inputs @ (weights * (probability - targets)),
         (inputs * spread) @ inputs.T,
         (inputs * weights) @ inputs.T / 4,

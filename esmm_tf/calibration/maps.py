@@ -20,8 +20,7 @@ FORMAT_VERSION = 1
 class Segments(NamedTuple):
     """A piecewise linear function: `k` knots part `k + 1` pieces, float64 arrays.
 
-    With as many knots at or below it as `place` says, a logit `x` becomes
-    `values[place] + slopes[place] * (x - origins[place])`.
+    A logit `x` with `i` knots at or below it becomes `values[i] + slopes[i] * (x - origins[i])`.
     """
 
     knots: np.ndarray
@@ -111,8 +110,8 @@ def apply(calibration_map: CalibrationMap, logits: np.ndarray) -> np.ndarray:
     """
     segments = calibration_map.segments()
     logits = logits.astype(np.float64)
-    place = np.searchsorted(segments.knots, logits, side="right")
-    return segments.values[place] + segments.slopes[place] * (logits - segments.origins[place])
+    index = np.searchsorted(segments.knots, logits, side="right")
+    return segments.values[index] + segments.slopes[index] * (logits - segments.origins[index])
 
 
 def describe(calibration_map: CalibrationMap) -> str:
@@ -138,7 +137,7 @@ class Calibration:
       maps: by the probability that each corrects, `pctr` and `pcvr`.
       weights: which weights they were fitted for.
       files: that they were fitted on.
-      fingerprints: of these files, by which copies of them are told.
+      fingerprints: of these files, by which their copies are recognized.
       counts: impressions, clicks and conversions of these files.
       report: metrics before and after.
     """
@@ -154,7 +153,7 @@ class Calibration:
         """Returns what JSON can hold."""
         return {
             "format_version": FORMAT_VERSION,
-            "maps": {name: map_to_json(found) for name, found in self.maps.items()},
+            "maps": {name: map_to_json(fitted) for name, fitted in self.maps.items()},
             "weights": self.weights,
             "files": list(self.files),
             "fingerprints": list(self.fingerprints),
@@ -166,7 +165,7 @@ class Calibration:
     def from_json(tree: Mapping[str, Any]) -> "Calibration":
         """Returns what `to_json` was called on."""
         return Calibration(
-            maps={name: map_from_json(found) for name, found in tree["maps"].items()},
+            maps={name: map_from_json(numbers) for name, numbers in tree["maps"].items()},
             weights=tree["weights"],
             files=tuple(tree["files"]),
             fingerprints=tuple(tree["fingerprints"]),

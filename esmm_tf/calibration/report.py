@@ -67,7 +67,7 @@ def build_report(scores: Scores, maps: Maps, method: str) -> dict[str, Any]:
     before = _measured(scores)
     after = {} if calibrated is None else _measured(calibrated)
     return {
-        "methods": {name: found.method for name, found in maps.items()},
+        "methods": {name: fitted.method for name, fitted in maps.items()},
         "measured": EXPLANATION,
         "tasks": {
             task: {"before": metrics, "after": after.get(task)} for task, metrics in before.items()
@@ -76,7 +76,7 @@ def build_report(scores: Scores, maps: Maps, method: str) -> dict[str, Any]:
 
 
 def format_table(report: Mapping[str, Any]) -> str:
-    """Returns the metrics before and after, two rows a task."""
+    """Returns the metrics before and after, two rows per task."""
     columns = [Column(title="task"), Column(title="", is_text=True)]
     columns += [Column(title=t) for t in ("log_loss", "norm_entropy", "calibration", "ece")]
     rows = []
@@ -104,14 +104,14 @@ def _check_enough(name: str, sample: Sample, method: str) -> None:
             f"The model gives a {name} that is not a number. Train it again, with a lower "
             "--learning_rate."
         )
-    found = [sample.effective_number(label) for label in (1, 0)]
+    numbers = [sample.effective_number(label) for label in (1, 0)]
     fewest = _FEWEST[method]
-    if min(found) < fewest:
+    if min(numbers) < fewest:
         counts = " and ".join(
-            f"{n:,.0f} {what}" for n, what in zip(found, _CLASSES[name], strict=True)
+            f"{n:,.0f} {what}" for n, what in zip(numbers, _CLASSES[name], strict=True)
         )
         remedy = "Give more --files"
-        if method == keys.ISOTONIC and min(found) >= _FEWEST[keys.PLATT]:
+        if method == keys.ISOTONIC and min(numbers) >= _FEWEST[keys.PLATT]:
             remedy += ", or use --calibration=platt, which needs fewer"
         raise UserError(
             f"To calibrate {name}, --calibration={method} needs at least {fewest} of each, and the "

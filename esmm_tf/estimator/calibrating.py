@@ -7,7 +7,7 @@ from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.evaluation.scores import collect_scores
 from esmm_tf.model.model import EntireSpaceModel
-from esmm_tf.training import data_guards, model_directory, training_data
+from esmm_tf.training import data_guards, model_directory, trained_model, training_data
 
 # A calibration may be fitted again to records that early stopping or an older one has seen.
 _ALLOWED_USES = (training_data.EARLY_STOPPING, training_data.CALIBRATION)
@@ -18,14 +18,12 @@ def calibrate_model(
 ) -> Calibration | None:
     """Fits maps for pCTR and pCVR, keeps them in the model directory, and returns them.
 
-    Returns None after removing those that there are, if `--calibration` is `none`.
+    Returns None, after removing the maps that were kept, if `--calibration` is `none`.
 
     Raises:
       UserError: if the records do not fit the model, or hold too few clicks or conversions.
     """
-    trained = model_directory.load_model(
-        config.model_dir, calibrated=False, model_class=model_class
-    )
+    trained = trained_model.load_model(config.model_dir, calibrated=False, model_class=model_class)
     if config.calibration == keys.NO_CALIBRATION:
         model_directory.remove_calibration(config.model_dir)
         return None

@@ -27,7 +27,7 @@ from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving import exporter
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import model_directory, trained_model, training
 
 TRAINING_CONFIGS = (
     TrainConfig,
@@ -44,7 +44,7 @@ class Estimator:
 
     Every method does what the command of its name does, takes the flags of that command as
     settings, and returns what the command would print. Nothing is printed unless `verbose`; what a
-    command warns of is then one of Python's warnings.
+    command warns of is then a Python warning.
 
     Args:
       schema: of the records, or the path of its file; by default that beside the records.
@@ -128,7 +128,7 @@ class Estimator:
           UserError: if nothing was trained in the model directory before.
         """
         model_directory.load_settings(self.model_dir)
-        return model_directory.save_weights(self.keras_model, self.model_dir)
+        return trained_model.save_weights(self.keras_model, self.model_dir)
 
     def train(
         self, train_files: str = "", validation_files: str = "", **settings: Any
@@ -167,7 +167,7 @@ class Estimator:
             return evaluate_model(*configs, model_class=self._model_class)
 
     def calibrate(self, files: str = "", **settings: Any) -> Calibration | None:
-        """Returns the maps that make probabilities fit records, after they are kept; None for none.
+        """Returns the maps that make probabilities fit records, once they are kept; else None.
 
         Args:
           files: a data set's directory, which stands for its split `validation`, files or globs.
@@ -192,7 +192,7 @@ class Estimator:
           UserError: if the records do not fit the model.
         """
         (config,) = self._configs((ScoreConfig,), files=files, split=split, **settings)
-        trained = model_directory.load_model(self.model_dir, model_class=self._model_class)
+        trained = trained_model.load_model(self.model_dir, model_class=self._model_class)
         source = find_source(config.files, split=config.split)
         check_schema(source, trained.schema)
         return Prediction(
@@ -210,7 +210,7 @@ class Estimator:
           UserError: if a setting is wrong, or there are no held-out records for warm-up requests.
         """
         (config,) = self._configs((ExportConfig,), export_dir=export_dir, **settings)
-        trained = model_directory.load_model(self.model_dir, model_class=self._model_class)
+        trained = trained_model.load_model(self.model_dir, model_class=self._model_class)
         with console.showing(self._verbose):
             return exporter.export(trained, config)
 
@@ -220,8 +220,8 @@ class Estimator:
     def _build_keras_model(self) -> EntireSpaceModel:
         settings = {"train_files": "", **self._settings}
         train, model_config, optimizer, *_, method = build_configs(TRAINING_CONFIGS, settings)
-        if model_directory.has_weights(self.model_dir):
-            model, _ = model_directory.load_network(self.model_dir, model_class=self._model_class)
+        if trained_model.has_weights(self.model_dir):
+            model, _ = trained_model.load_network(self.model_dir, model_class=self._model_class)
         else:
             model = load_method(method.method).build(
                 self.schema, model_config, seed=train.seed, model_class=self._model_class

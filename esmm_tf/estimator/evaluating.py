@@ -14,8 +14,8 @@ from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.reports import evaluation_page
 from esmm_tf.reports.evaluation_result import Evaluation, Origin
 from esmm_tf.reports.task_metrics import BaselineComparison
-from esmm_tf.training import data_guards, model_directory
-from esmm_tf.training.model_directory import TrainedModel
+from esmm_tf.training import data_guards, model_directory, trained_model
+from esmm_tf.training.trained_model import TrainedModel
 
 
 def evaluate_model(
@@ -40,10 +40,10 @@ def evaluate_model(
     result, measurements = evaluation.evaluate_scores(scores)
     result = dataclasses.replace(result, origin=_origin(score, trained, source, used))
     if score_baseline is not None:
-        of_baseline = evaluation.measure_tasks(score_baseline(scores))
+        baseline_measurements = evaluation.measure_tasks(score_baseline(scores))
         compared = BaselineComparison(
             baseline=config.baseline or config.baseline_model_dir,
-            tasks=comparison.compare(measurements, of_baseline),
+            tasks=comparison.compare(measurements, baseline_measurements),
         )
         result = dataclasses.replace(result, comparison=compared)
     return dataclasses.replace(result, written=_write(result, scores, score.model_dir, config))
@@ -68,7 +68,7 @@ def _write(
 def _load_model(
     model_dir: str, source: Source, *, model_class: type[EntireSpaceModel] = EntireSpaceModel
 ) -> TrainedModel:
-    trained = model_directory.load_model(model_dir, model_class=model_class)
+    trained = trained_model.load_model(model_dir, model_class=model_class)
     check_schema(source, trained.schema)
     return trained
 
@@ -76,7 +76,7 @@ def _load_model(
 def _prepare_baseline(
     score: ScoreConfig, config: EvaluateConfig, source: Source
 ) -> Callable[[Scores], Scores] | None:
-    """Returns what gives the impressions as the baseline scores them, if there is one.
+    """Returns a function that scores the impressions by the baseline, if there is one.
 
     A wrong baseline is refused here, before the records are scored.
     """
@@ -85,11 +85,11 @@ def _prepare_baseline(
         return functools.partial(comparison.load_scores, config.baseline)
     if not config.baseline_model_dir:
         return None
-    other = _load_model(config.baseline_model_dir, source)
+    baseline = _load_model(config.baseline_model_dir, source)
 
     def score_again(scores: Scores) -> Scores:
-        theirs = _collect(other, score, source, slices=())
-        return scores.with_logits(theirs.ctr_logits, theirs.cvr_logits, theirs.divided)
+        again = _collect(baseline, score, source, slices=())
+        return scores.with_logits(again.ctr_logits, again.cvr_logits, again.divided)
 
     return score_again
 

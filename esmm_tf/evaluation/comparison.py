@@ -1,7 +1,7 @@
-"""Two models on the same impressions: the difference of each metric, with what it may be by chance.
+"""Two models on the same impressions: the difference of each metric, and what of it may be chance.
 
 The influences of the two are subtracted group by group, so that what makes an impression easy or
-hard for both cancels out: far narrower than two intervals side by side.
+hard for both cancels out: the interval is far narrower than those of the two models.
 """
 
 import contextlib
@@ -40,10 +40,10 @@ def compare(
     }
 
 
-def _difference(estimate: Estimate, other: Estimate) -> MetricDifference:
-    difference = estimate.minus(other)
+def _difference(estimate: Estimate, baseline: Estimate) -> MetricDifference:
+    difference = estimate.minus(baseline)
     return MetricDifference(
-        baseline=finite_or_none(other.value),
+        baseline=finite_or_none(baseline.value),
         difference=finite_or_none(difference.value),
         interval=difference.interval(),
         p_value=difference.p_value(),
@@ -51,7 +51,7 @@ def _difference(estimate: Estimate, other: Estimate) -> MetricDifference:
 
 
 def scores_path(path: str) -> str:
-    """Returns where the scores behind an `evaluation.json` stand: beside it."""
+    """Returns the path of the scores behind an `evaluation.json`, which lie beside it."""
     return f"{os.path.splitext(path)[0]}.scores.npz"
 
 
@@ -76,7 +76,7 @@ def load_scores(path: str, scores: Scores) -> Scores:
     """Returns the impressions of `scores` as they were scored for the evaluation at `path`.
 
     Raises:
-      UserError: if `check_baseline` does, or the evaluation is one of other impressions.
+      UserError: if `check_baseline` raises it, or the evaluation is of other impressions.
     """
     check_baseline(path, len(scores))
     saved = _load_arrays(path, "data_hash", "ctr_logits", "cvr_logits", optional=DIVIDED)
@@ -89,7 +89,7 @@ def check_baseline(path: str, impressions: int) -> None:
     """Checks that the evaluation at `path` is of that many impressions and has its scores.
 
     Raises:
-      UserError: if there is no such evaluation, its scores are missing, or it is one of other
+      UserError: if there is no such evaluation, its scores are missing, or it is of other
         impressions.
     """
     remedy = "Evaluate that model again, or give --baseline another evaluation.json."

@@ -73,7 +73,7 @@ def measure_tasks(scores: Scores) -> dict[str, Measurement]:
 
 
 def _spaces(scores: Scores) -> dict[str, Callable[[], Space]]:
-    """Returns what builds the space of each task: one at a time, since each takes memory."""
+    """Returns by task what builds its space: one at a time, since each takes memory."""
     build = functools.partial(_build_space, scores)
     spaces = {
         keys.CTR: lambda: build(scores.ctr_logits, scores.click, truth=_true(scores, keys.CTR)),
@@ -108,7 +108,7 @@ def _build_space(
     truth: np.ndarray | None,
     is_log: bool = False,
 ) -> Space:
-    """Returns all of the impressions with one of their scores and labels."""
+    """Returns the space of all the impressions, with one score and one label of each."""
     is_hard = labels.dtype == np.uint8
     if scores.weight is None and is_hard:
         positives, negatives = labels, 1 - labels
@@ -140,9 +140,12 @@ def _true(scores: Scores, task: str) -> np.ndarray | None:
 
 def _task_metrics(measurement: Measurement) -> TaskMetrics:
     estimates = measurement.estimates
-    values: dict[str, Any] = {name: finite_or_none(of.value) for name, of in estimates.items()}
+    values: dict[str, Any] = {
+        name: finite_or_none(estimate.value) for name, estimate in estimates.items()
+    }
     values |= measurement.counts
-    return TaskMetrics(**values, intervals={name: of.interval() for name, of in estimates.items()})
+    bounds = {name: estimate.interval() for name, estimate in estimates.items()}
+    return TaskMetrics(**values, intervals=bounds)
 
 
 def _histograms(scores: Scores) -> dict[str, LogitHistogram]:
@@ -156,14 +159,14 @@ def _histograms(scores: Scores) -> dict[str, LogitHistogram]:
 
 def _slice_metrics(scores: Scores, name: str) -> dict[str, SliceMetrics]:
     """Returns counts and metrics by the value of a field, the most frequent value first."""
-    found: dict[str, SliceMetrics] = {}
+    by_value: dict[str, SliceMetrics] = {}
     with console.build_bar(len(scores), f"slices of {name}") as bar:
         for value, rows in _slice_rows(scores, name):
             part = scores.take(rows)
             tasks = {task: _task_metrics(m) for task, m in measure_tasks(part).items()}
-            found[value] = SliceMetrics(impressions=len(rows), tasks=tasks)
+            by_value[value] = SliceMetrics(impressions=len(rows), tasks=tasks)
             bar.update(len(rows))
-    return dict(sorted(found.items(), key=lambda item: -item[1].impressions))
+    return dict(sorted(by_value.items(), key=lambda item: -item[1].impressions))
 
 
 def _slice_rows(scores: Scores, name: str) -> Iterator[tuple[str, np.ndarray]]:

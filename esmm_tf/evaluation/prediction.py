@@ -22,7 +22,7 @@ Columns = Mapping[str, np.ndarray]
 
 
 class Prediction:
-    """Scores of the impressions of records, worked out as they are asked for.
+    """The scores of records, computed batch by batch as they are asked for.
 
     Each batch is a mapping of columns `[impressions]`: the carried keys, then `pctr`, `pcvr` and
     `pctcvr`, float32. Impressions come in the order of the files. Strings are text; bytes that are
@@ -31,9 +31,9 @@ class Prediction:
     Args:
       model: whose outputs are those of `model.layers.EntireSpaceOutputs`.
       schema: of the records.
-      source: to read.
-      config: how.
-      is_shown: whether a bar shows how far it is.
+      source: of the records.
+      config: how they are read.
+      is_shown: whether a bar shows the progress.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Prediction:
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def write(self, path: str) -> int:
-        """Writes all rows, under a temporary name until the end; returns how many they are.
+        """Writes all rows, under a temporary name until the end; returns the number of rows.
 
         Raises:
           UserError: if the ending of `path` is none of .jsonl, .csv and .parquet.

@@ -1,4 +1,4 @@
-"""Scores and labels of impressions: what every exact metric is taken from."""
+"""Scores and labels of impressions: what every exact metric is computed from."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ class Divided:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Scores and labels of impressions, arrays `[impressions]`: 10 bytes each, and the optional.
+    """Scores and labels of impressions, `[impressions]`: 10 bytes each, and the optional arrays.
 
     Args:
       ctr_logits: float32.
@@ -56,7 +56,7 @@ class Scores:
       oracle: the true `oracle_pctr` and `oracle_pcvr`, float32, or nothing.
       groups: int64, equal within a group; None where the schema has no group key.
       slices: by the name of a field, the value of each impression.
-      divided: where pCVR is a ratio, what it is before it is cut off at 1.
+      divided: where pCVR is a ratio, that ratio before it is cut off at 1.
     """
 
     ctr_logits: np.ndarray
@@ -77,7 +77,7 @@ class Scores:
     def ctcvr_logits(self) -> np.ndarray:
         """Returns the logits of pCTCVR, float32.
 
-        They are those of pCTR * pCVR (Eq. 2), worked out in float64, unless the method has its own.
+        They are those of pCTR * pCVR (Eq. 2), computed in float64, unless the method has its own.
         """
         if self.divided is not None:
             return self.divided.ctcvr_logits
@@ -135,7 +135,7 @@ def ctcvr_logits(ctr_logits: np.ndarray, cvr_logits: np.ndarray) -> np.ndarray:
     for part in _chunks(len(result)):
         log_p = -np.logaddexp(0, -ctr_logits[part], dtype=np.float64)
         log_p -= np.logaddexp(0, -cvr_logits[part], dtype=np.float64)
-        # Where both round to one, log(1 - p) is the log of the two small chances of a no.
+        # Where both round to 1, 1 - p is the sum of the two small probabilities of a no.
         log_not_p = np.where(
             log_p < -1e-9,
             np.log(-np.expm1(np.minimum(log_p, -1e-300))),
@@ -155,15 +155,15 @@ def collect_scores(
 ) -> Scores:
     """Returns scores and labels of every impression, in the order of the files.
 
-    Groups are told apart by their key, strings by its 64-bit FarmHash: of 10 million, the chance
-    that any two are taken for one is 3e-6. Where the records hold a share of the unclicked
-    impressions only, each of these weighs as many as it stands for.
+    Groups are told apart by their key, a string key by its 64-bit FarmHash: the chance that any
+    two of 10 million groups are taken for one is 3e-6. Where the records hold only a share of the
+    unclicked impressions, each of these has the weight of all that it stands for.
 
     Args:
-      model: whose outputs are those of `model.EntireSpaceOutputs`.
+      model: whose outputs are those of `model.layers.EntireSpaceOutputs`.
       schema: of the records.
-      source: to read.
-      config: how.
+      source: of the records.
+      config: how they are read.
       slices: features or carried keys whose values are kept.
 
     Raises:
@@ -171,26 +171,7 @@ def collect_scores(
         the manifest says.
     """
     readers = [SliceReader(schema, name) for name in dict.fromkeys(slices)]
-    dataset = input_fn.build_dataset(source, schema, config, carry=True)
-    scorer = build_scorer(model, dataset.element_spec.features)
-    columns: dict[str, np.ndarray] = {}
-    end = 0
-    for batch in input_fn.show_progress(dataset, source):
-        row = _row(scorer(batch.features), batch, schema)
-        if source.negative_keep_rate < 1:
-            _weigh_sampled(row, source.negative_keep_rate)
-        row |= {f"slice {reader.name}": reader.read(batch) for reader in readers}
-        start, end = end, end + len(row[keys.CLICK])
-        for name, values in row.items():
-            if name not in columns:
-                columns[name] = np.empty(source.impressions, values.dtype)
-            if end <= source.impressions:
-                columns[name][start:end] = values
-    if end != source.impressions:
-        raise UserError(
-            f"The records hold {end:,} impressions and their manifest says {source.impressions:,}. "
-            "Write the data set again."
-        )
+    columns = _read_columns(model, schema, source, config, readers=readers)
     return Scores(
         **{name: columns[name] for name in (*_LOGITS, *_LABELS)},
         weight=columns.get(keys.EXAMPLE_WEIGHT),
@@ -204,24 +185,58 @@ def collect_scores(
     )
 
 
+def _read_columns(
+    model: Any,
+    schema: Schema,
+    source: Source,
+    config: InputConfig,
+    *,
+    readers: Sequence[SliceReader],
+) -> dict[str, np.ndarray]:
+    """Returns the arrays that are kept of all batches, by name, `[impressions]`."""
+    dataset = input_fn.build_dataset(source, schema, config, carry=True)
+    scorer = build_scorer(model, dataset.element_spec.features)
+    columns: dict[str, np.ndarray] = {}
+    end = 0
+    for batch in input_fn.show_progress(dataset, source):
+        arrays = _batch_arrays(scorer(batch.features), batch, schema)
+        if source.negative_keep_rate < 1:
+            _weigh_sampled(arrays, source.negative_keep_rate)
+        arrays |= {f"slice {reader.name}": reader.read(batch) for reader in readers}
+        start, end = end, end + len(arrays[keys.CLICK])
+        for name, values in arrays.items():
+            if name not in columns:
+                columns[name] = np.empty(source.impressions, values.dtype)
+            if end <= source.impressions:
+                columns[name][start:end] = values
+    if end != source.impressions:
+        raise UserError(
+            f"The records hold {end:,} impressions and their manifest says {source.impressions:,}. "
+            "Write the data set again."
+        )
+    return columns
+
+
 def find_divided(arrays: Mapping[str, np.ndarray]) -> Divided | None:
-    """Returns what `DIVIDED` names among arrays, or None where it is not among them."""
+    """Returns the arrays that `DIVIDED` names, or None where they are not there."""
     if keys.CVR_LOG_RATIO not in arrays:
         return None
     return Divided(**{name: arrays[name] for name in DIVIDED})
 
 
-def _row(outputs: Mapping[str, tf.Tensor], batch: Batch, schema: Schema) -> dict[str, np.ndarray]:
-    """Returns what is kept of a batch, by name."""
+def _batch_arrays(
+    outputs: Mapping[str, tf.Tensor], batch: Batch, schema: Schema
+) -> dict[str, np.ndarray]:
+    """Returns the arrays that are kept of a batch, by name."""
     logits = (*_LOGITS, *DIVIDED) if keys.CVR_LOG_RATIO in outputs else _LOGITS
-    row = {name: _finite(name, outputs[name].numpy()) for name in logits}
-    row |= {name: batch.labels[name].numpy().astype(np.uint8) for name in _LABELS}
-    row |= {name: values.numpy() for name, values in batch.oracle.items()}
+    arrays = {name: _finite(name, outputs[name].numpy()) for name in logits}
+    arrays |= {name: batch.labels[name].numpy().astype(np.uint8) for name in _LABELS}
+    arrays |= {name: values.numpy() for name, values in batch.oracle.items()}
     if batch.example_weight is not None:
-        row[keys.EXAMPLE_WEIGHT] = batch.example_weight.numpy()
+        arrays[keys.EXAMPLE_WEIGHT] = batch.example_weight.numpy()
     if schema.group_key:
-        row["group"] = _group_ids(batch.carry[schema.group_key]).numpy()
-    return row
+        arrays["group"] = _group_ids(batch.carry[schema.group_key]).numpy()
+    return arrays
 
 
 def _finite(name: str, logits: np.ndarray) -> np.ndarray:
@@ -240,11 +255,11 @@ def _finite(name: str, logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _weigh_sampled(row: dict[str, np.ndarray], negative_keep_rate: float) -> None:
+def _weigh_sampled(arrays: dict[str, np.ndarray], negative_keep_rate: float) -> None:
     """Lets each unclicked impression that was kept stand for those that were not."""
-    factor = np.where(row[keys.CLICK] | row[keys.CONVERSION], 1, 1 / negative_keep_rate)
-    weight = row.get(keys.EXAMPLE_WEIGHT, np.float32(1))
-    row[keys.EXAMPLE_WEIGHT] = (weight * factor).astype(np.float32)
+    factor = np.where(arrays[keys.CLICK] | arrays[keys.CONVERSION], 1, 1 / negative_keep_rate)
+    weight = arrays.get(keys.EXAMPLE_WEIGHT, np.float32(1))
+    arrays[keys.EXAMPLE_WEIGHT] = (weight * factor).astype(np.float32)
 
 
 def _group_ids(group_keys: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Slices of impressions: the value of one feature or key of each impression, as small integers."""
+"""Slices of impressions: the value that each has of one feature or key, as a small integer."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -65,15 +65,15 @@ class SliceReader:
         """Returns the bytes, number or bucket of each impression; `(missing)` or NaN for none."""
         if isinstance(self._field, Key):
             return batch.carry[self.name].numpy()
-        found = batch.features[self.name]
+        values = batch.features[self.name]
         if isinstance(self._field.column, NumericColumn):
-            rows = found.numpy() + np.float32(0)  # -0.0 becomes 0.0
+            rows = values.numpy() + np.float32(0)  # -0.0 becomes 0.0
         elif isinstance(self._field.column, BucketizedColumn):
-            buckets = _buckets(found.flat_values.numpy(), self._field.column)
-            rows = _filled(buckets, found.row_lengths().numpy(), np.nan)
+            buckets = _buckets(values.flat_values.numpy(), self._field.column)
+            rows = _filled(buckets, values.row_lengths().numpy(), np.nan)
         else:
-            texts = found.flat_values.numpy().astype("S")
-            rows = _filled(texts, found.row_lengths().numpy(), MISSING.encode())
+            texts = values.flat_values.numpy().astype("S")
+            rows = _filled(texts, values.row_lengths().numpy(), MISSING.encode())
         return rows[batch.group_index.numpy()] if self._field.is_context else rows
 
     def _text(self, value: Any) -> str:
@@ -98,7 +98,7 @@ def _find_field(schema: Schema, name: str) -> Feature | Key:
 
 
 def _filled(values: np.ndarray, lengths: np.ndarray, missing: Any) -> np.ndarray:
-    """Returns one value a row, `missing` where its length is 0."""
+    """Returns one value per row, `missing` where its length is 0."""
     rows = np.full(len(lengths), missing, dtype=np.result_type(values, np.array(missing)))
     rows[lengths > 0] = values
     return rows
@@ -107,17 +107,17 @@ def _filled(values: np.ndarray, lengths: np.ndarray, missing: Any) -> np.ndarray
 def _buckets(values: np.ndarray, column: BucketizedColumn) -> np.ndarray:
     """Returns how many boundaries are at or below each value, as the model counts them."""
     dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float64)
-    places = np.searchsorted(np.array(column.boundaries, dtype), values, side="right")
-    return places.astype(np.float64)
+    buckets = np.searchsorted(np.array(column.boundaries, dtype), values, side="right")
+    return buckets.astype(np.float64)
 
 
-def _bucket_text(boundaries: Sequence[float], place: int) -> str:
+def _bucket_text(boundaries: Sequence[float], bucket: int) -> str:
     bounds = [_number_text(bound) for bound in boundaries]
-    if place == 0:
+    if bucket == 0:
         return f"< {bounds[0]}"
-    if place == len(bounds):
+    if bucket == len(bounds):
         return f">= {bounds[-1]}"
-    return f"[{bounds[place - 1]}, {bounds[place]})"
+    return f"[{bounds[bucket - 1]}, {bounds[bucket]})"
 
 
 def _number_text(value: float | np.floating[Any]) -> str:

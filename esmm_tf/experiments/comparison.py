@@ -48,7 +48,7 @@ def compare_methods(
     Args:
       data_dir: data set with the splits train, validation and test.
       output_dir: receives runs, `comparison.json`, tables and figures.
-      verbose: whether bars and lines show how far it is.
+      verbose: whether bars and lines show the progress.
       settings: flags of `python -m esmm_tf.compare`, such as `methods=["base", "esmm"]`.
 
     Raises:

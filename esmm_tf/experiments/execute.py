@@ -44,10 +44,10 @@ from esmm_tf.experiments.runs import (
     is_done,
     save_result,
 )
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import model_directory, trained_model, training
 
 _READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)
-_RUNS_A_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
+_RUNS_PER_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
 _SPLITS = {VALIDATION_FILE: keys.VALIDATION, TEST_FILE: keys.TEST}
 _QUIET = GuardConfig(on_label_like_feature=OFF, on_miscalibration=OFF, on_unnested_labels="warn")
 
@@ -62,15 +62,15 @@ class ComparisonSettings:
 
 
 def execute(runs: Sequence[Run], settings: ComparisonSettings, *, title: str, file: str) -> None:
-    """Trains and measures those of the runs that are not done yet, some at once.
+    """Trains and measures the runs that are not done yet, several at a time.
 
-    A bar shows how many are done; where there is no terminal, a line for each that ends does.
+    A bar shows how many are done, or without a terminal a line for each run that ends.
 
     Args:
       runs: all of one stage; none needs another's model.
       settings: of the comparison.
       title: of the bar and the lines.
-      file: the result that each is to have, one of the files that `experiment` names.
+      file: the result that each is to have, one of the files that `runs` names.
 
     Raises:
       UserError: if a run fails; what was done by others is kept.
@@ -78,12 +78,12 @@ def execute(runs: Sequence[Run], settings: ComparisonSettings, *, title: str, fi
     output_dir = settings.compare.output_dir
     missing = [run for run in runs if not is_done(run, output_dir, file)]
     # Not by max_tasks_per_child, with which an executor can hang: github.com/python/cpython#115634.
-    most = settings.compare.processes * _RUNS_A_PROCESS
+    chunk = settings.compare.processes * _RUNS_PER_PROCESS
     done = len(runs) - len(missing)
     with console.build_bar(len(runs), title, unit="run") as bar:
         bar.update(done)
-        for start in range(0, len(missing), most):
-            for run in _execute_some(missing[start : start + most], settings, file=file):
+        for start in range(0, len(missing), chunk):
+            for run in _execute_some(missing[start : start + chunk], settings, file=file):
                 done += 1
                 bar.update(1)
                 if bar.disable:
@@ -109,7 +109,7 @@ def _execute_some(runs: Sequence[Run], settings: ComparisonSettings, *, file: st
 def _end_with_parent() -> None:
     """Ends this process as soon as the command is killed, which its executor does not see to.
 
-    Else it would go on with a run that the same command, started again, trains in the same place.
+    Else it would go on with a run that the same command, started again, trains there too.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -199,9 +199,9 @@ def _train(run: Run, settings: ComparisonSettings) -> None:
 
 
 def _seconds(epoch: Mapping[str, Any]) -> float:
-    """Returns how long an epoch trained: its impressions by their rate, whose start is not in it.
+    """Returns the seconds that an epoch trained: its impressions / their rate, without the start.
 
-    So it holds for a run that was interrupted too. An epoch of one batch has no rate.
+    This holds for a run that was interrupted too. An epoch of one batch has no rate.
     """
     rate = epoch["impressions_per_second"]
     return epoch["impressions"] / rate if rate else 0.0
@@ -209,16 +209,16 @@ def _seconds(epoch: Mapping[str, Any]) -> float:
 
 def _measure(run: Run, settings: ComparisonSettings, file: str) -> None:
     """Measures a trained run on the split of a file, on test with the influences of its AUCs."""
-    trained = model_directory.load_model(_model_dir(run, settings))
+    trained = trained_model.load_model(_model_dir(run, settings))
     source = find_source(settings.compare.data_dir, split=_SPLITS[file])
     scores = collect_scores(trained.model, trained.schema, source, _READ)
-    found, measurements = evaluation.evaluate_scores(scores)
+    measured, measurements = evaluation.evaluate_scores(scores)
     output_dir = settings.compare.output_dir
     if file == TEST_FILE:
         path = os.path.join(run.directory(output_dir), INFLUENCE_FILE)
         influences = {task: m.estimates["auc"].influence for task, m in measurements.items()}
         files.write_arrays(path, **influences)
-    result = {"parameters": trained.model.count_params(), **found.to_json()}
+    result = {"parameters": trained.model.count_params(), **measured.to_json()}
     save_result(run, output_dir, file, result)
 
 

@@ -78,7 +78,7 @@ def _tune(settings: ComparisonSettings) -> tuple[dict[str, list[Run]], dict[str,
 
 
 def _repeat(chosen: dict[str, Run], settings: ComparisonSettings) -> None:
-    """Trains the chosen candidates for every fraction and seed and measures them on the test."""
+    """Trains the chosen candidates for every fraction and seed and measures them on test."""
     config = settings.compare
     ctr = chosen.get(ctr_network.METHOD)
     if ctr is not None:
@@ -142,8 +142,8 @@ def _check_settings(settings: ComparisonSettings) -> None:
     """Keeps the settings in the output directory.
 
     Raises:
-      UserError: if it holds a comparison with others. More seeds, fractions and methods may be
-        asked for.
+      UserError: if it holds a comparison with other settings. More seeds, fractions and methods may
+        be asked for.
     """
     path = os.path.join(settings.compare.output_dir, _SETTINGS_FILE)
     now = _comparable(settings)

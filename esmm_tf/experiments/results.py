@@ -37,7 +37,7 @@ BASELINE = "base"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Repeated:
-    """A method's runs at one fraction: one a seed, in the same order for every method.
+    """A method's runs at one fraction: one per seed, in the same order for every method.
 
     Args:
       method: its name.
@@ -50,9 +50,9 @@ class Repeated:
     influences: Sequence[Mapping[str, np.ndarray]]
 
     def values(self, task: str, metric: str) -> list[float]:
-        """Returns a metric of each seed; none where it is not defined for every one."""
-        found: list[Any] = [getattr(test.get(task), metric, None) for test in self.tests]
-        return [] if None in found else found
+        """Returns a metric of each seed; nothing where it is not defined for every seed."""
+        values: list[Any] = [getattr(test.get(task), metric, None) for test in self.tests]
+        return [] if None in values else values
 
     def mean_influence(self, task: str) -> np.ndarray:
         """Returns the influences on the mean AUC over seeds, `[clusters]`."""
@@ -60,7 +60,7 @@ class Repeated:
 
 
 def load_repeated(runs: Sequence[Run], output_dir: str) -> Repeated:
-    """Returns the results of a method's runs, one a seed."""
+    """Returns the results of a method's runs, one per seed."""
     return Repeated(
         method=runs[0].method,
         tests=[load_tasks(run, output_dir, TEST_FILE) for run in runs],
@@ -87,33 +87,33 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _above_1(repeated: Repeated, task: str) -> dict[str, Any]:
-    """Returns the share of predictions above 1, where a method has such."""
-    found = [test[task] for test in repeated.tests]
+    """Returns the share of predictions above 1, if the method has any."""
+    metrics = [test[task] for test in repeated.tests]
     shares = [
-        m.predictions_above_1 / m.impressions for m in found if m.predictions_above_1 is not None
+        m.predictions_above_1 / m.impressions for m in metrics if m.predictions_above_1 is not None
     ]
     return {"share_above_1": _spread(shares)} if shares else {}
 
 
-def compare_runs(method: Repeated, other: Repeated) -> dict[str, Any]:
+def compare_runs(method: Repeated, rival: Repeated) -> dict[str, Any]:
     """Returns, by task, the difference of the mean AUCs, its interval and its p-value."""
     tasks = [task for task in method.tests[0] if method.values(task, "auc")]
-    return {task: _difference(method, other, task) for task in tasks if other.values(task, "auc")}
+    return {task: _difference(method, rival, task) for task in tasks if rival.values(task, "auc")}
 
 
-def _difference(method: Repeated, other: Repeated, task: str) -> dict[str, Any]:
-    pairs = zip(method.values(task, "auc"), other.values(task, "auc"), strict=True)
-    differences = [one - two for one, two in pairs]
-    influence = method.mean_influence(task) - other.mean_influence(task)
-    of_users = float(np.square(influence).sum()) * len(influence) / (len(influence) - 1)
+def _difference(method: Repeated, rival: Repeated, task: str) -> dict[str, Any]:
+    pairs = zip(method.values(task, "auc"), rival.values(task, "auc"), strict=True)
+    differences = [auc - rival_auc for auc, rival_auc in pairs]
+    influence = method.mean_influence(task) - rival.mean_influence(task)
+    user_variance = float(np.square(influence).sum()) * len(influence) / (len(influence) - 1)
     number = len(differences)
-    of_seeds = statistics.variance(differences) / number if number > 1 else math.nan
-    error = math.sqrt(of_users + of_seeds)
+    seed_variance = statistics.variance(differences) / number if number > 1 else math.nan
+    error = math.sqrt(user_variance + seed_variance)
     mean = statistics.fmean(differences)
     result: dict[str, Any] = {"difference": mean, "interval": None, "p_value": None}
     if error > 0:
         # Welch and Satterthwaite: of the variance only the part of the seeds is uncertain.
-        degrees = (number - 1) * (error**2 / of_seeds) ** 2 if of_seeds > 0 else math.inf
+        degrees = (number - 1) * (error**2 / seed_variance) ** 2 if seed_variance > 0 else math.inf
         reach = error * student.quantile(intervals.LEVEL, degrees)
         result["interval"] = (mean - reach, mean + reach)
         result["p_value"] = student.p_value(mean / error, degrees)
@@ -121,14 +121,12 @@ def _difference(method: Repeated, other: Repeated, task: str) -> dict[str, Any]:
 
 
 def build_tree(
-    chosen: Mapping[str, Run],
-    tried: Mapping[str, Sequence[Run]],
-    config: CompareConfig,
+    chosen: Mapping[str, Run], tried: Mapping[str, Sequence[Run]], config: CompareConfig
 ) -> dict[str, Any]:
     """Returns the results of a comparison, the content of `comparison.json` that follows from runs.
 
     Args:
-      chosen: the candidate of each method that validation prefers, the CTR network's with them.
+      chosen: the candidate of each method that validation prefers, the CTR network's among them.
       tried: the candidates of each method.
       config: of the comparison.
     """
@@ -161,7 +159,7 @@ def build_tree(
         "methods": methods,
         "ctr_network": _ctr_network(chosen, tried, config),
         "fractions": {
-            f"{fraction:g}": {name: summarize(of) for name, of in by_name.items()}
+            f"{fraction:g}": {name: summarize(runs) for name, runs in by_name.items()}
             for fraction, by_name in repeated.items()
         },
         "fractions_against_base": _against_base(repeated),
@@ -172,8 +170,8 @@ def _against_base(repeated: Mapping[float, Mapping[str, Repeated]]) -> dict[str,
     """Returns how the methods differ from BASE at each fraction; nothing without BASE."""
     return {
         f"{fraction:g}": {
-            name: compare_runs(of, by_name[BASELINE])
-            for name, of in by_name.items()
+            name: compare_runs(runs, by_name[BASELINE])
+            for name, runs in by_name.items()
             if name != BASELINE
         }
         for fraction, by_name in repeated.items()
@@ -207,23 +205,23 @@ def _ctr_network(
 def _effort(chosen: Run, config: CompareConfig) -> dict[str, Any]:
     """Returns what a method was trained with, and what that took."""
     runs = [r for r in repetitions(chosen, config) if r.fraction == max(config.fractions)]
-    found = [load_result(run, config.output_dir, TRAINING_FILE) for run in runs]
+    trainings = [load_result(run, config.output_dir, TRAINING_FILE) for run in runs]
     candidate = load_result(chosen, config.output_dir, VALIDATION_FILE)
     return {
         "learning_rate": chosen.learning_rate,
         "sampling_rate": chosen.rate,
-        "best_epochs": [run["best_epoch"] for run in found],
-        "epochs": [run["epochs"] for run in found],
-        "impressions_an_epoch": _spread([run["impressions_an_epoch"] for run in found]),
-        "seconds": _spread([run["seconds"] for run in found]),
+        "best_epochs": [run["best_epoch"] for run in trainings],
+        "epochs": [run["epochs"] for run in trainings],
+        "impressions_an_epoch": _spread([run["impressions_an_epoch"] for run in trainings]),
+        "seconds": _spread([run["seconds"] for run in trainings]),
         "parameters": candidate["parameters"],
     }
 
 
 def _rivals(repeated: Mapping[str, Repeated]) -> dict[str, dict[str, str]]:
-    """Returns with which methods each is compared: BASE, and the best of the others.
+    """Returns the methods that each is compared with: BASE, and the best of the others.
 
-    The best by the mean AUC of CTCVR, so that the best of all meets the second best.
+    The best has the highest mean AUC of CTCVR, so that the best of all meets the second best.
     """
 
     def auc(name: str) -> float:

@@ -28,7 +28,7 @@ class Run:
     Args:
       method: its name.
       learning_rate: step size of Adam.
-      rate: of its sampling, or None for a method without.
+      rate: of its sampling, or None for a method without sampling.
       seed: of initial values, shuffling and sampling.
       fraction: of the training groups.
       ctr_learning_rate: of the CTR network of the same seed and fraction that it takes pCTR from.
@@ -72,26 +72,28 @@ def uses_ctr_network(methods: Iterable[str]) -> bool:
 
 def candidates(method: str, config: CompareConfig, *, ctr_learning_rate: float) -> list[Run]:
     """Returns the runs among which validation chooses a method's learning rate and rate."""
-    found = load_method(method)
+    declared = load_method(method)
     return [
         Run(
             method=method,
             learning_rate=learning_rate,
             rate=rate,
-            ctr_learning_rate=ctr_learning_rate if found.uses_ctr_network else None,
+            ctr_learning_rate=ctr_learning_rate if declared.uses_ctr_network else None,
         )
-        for rate, learning_rate in itertools.product(found.rates or (None,), config.learning_rates)
+        for rate, learning_rate in itertools.product(
+            declared.rates or (None,), config.learning_rates
+        )
     ]
 
 
 def repetitions(chosen: Run, config: CompareConfig) -> Iterator[Run]:
     """Yields the runs of a chosen candidate for every fraction and seed."""
-    for fraction, place in itertools.product(config.fractions, range(config.seeds)):
-        yield dataclasses.replace(chosen, fraction=fraction, seed=TUNING_SEED + place)
+    for fraction, repetition in itertools.product(config.fractions, range(config.seeds)):
+        yield dataclasses.replace(chosen, fraction=fraction, seed=TUNING_SEED + repetition)
 
 
 def criterion(method: str, tasks: Mapping[str, TaskMetrics]) -> float:
-    """Returns by what a candidate is chosen on validation: the larger the better.
+    """Returns the criterion by which validation chooses a candidate: larger is better.
 
     It is the mean of the two AUCs of the paper's table, on clicked impressions for CVR and on all
     for CTCVR; for the CTR network it is the AUC of CTR.
@@ -129,5 +131,5 @@ def load_tasks(run: Run, output_dir: str, file: str) -> dict[str, TaskMetrics]:
 
 
 def save_result(run: Run, output_dir: str, file: str, result: dict[str, Any]) -> None:
-    """Writes one of the results of a run; its being there means that the step is done."""
+    """Writes one of the results of a run; the file tells that the step is done."""
     files.write_json(result, os.path.join(run.directory(output_dir), file))

@@ -1,4 +1,4 @@
-"""What was measured of each method, and how it heads and fills a column of a table.
+"""What was measured of each method, as columns of a table: their heads and their cells.
 
 `result` is everywhere the content of `comparison.json`.
 """
@@ -45,7 +45,7 @@ class Measure:
       task: what is predicted, over which impressions.
       metric: of the task.
       column: its head.
-      decimals: at least.
+      decimals: how many are shown at least.
       is_percent: whether it is a share.
       has_spread: whether its standard deviation stands beside the mean.
       is_best_bold: whether the highest mean stands out.
@@ -61,7 +61,7 @@ class Measure:
 
     @property
     def is_always_shown(self) -> bool:
-        """Returns whether a table needs it though no method has it: the two AUCs of the paper."""
+        """Returns whether the column stands though no method has it: the two AUCs of the paper."""
         return self.metric == "auc" and self.task in _PAPER
 
     def show(self, tasks: Tasks) -> str:
@@ -89,8 +89,8 @@ def has(result: Mapping[str, Any], task: str, metric: str) -> bool:
 
 def mean_of(tasks: Tasks, task: str, metric: str) -> float | None:
     """Returns the mean of a metric over the seeds, or None where it is not defined."""
-    found = tasks.get(task, {}).get(metric)
-    return None if found is None else found["mean"]
+    values = tasks.get(task, {}).get(metric)
+    return None if values is None else values["mean"]
 
 
 def compared_tasks(result: Mapping[str, Any]) -> list[str]:
@@ -139,7 +139,7 @@ def main_measures() -> Iterator[Measure]:
 
 
 def build_cells(measure: Measure, by_method: Sequence[Tasks]) -> list[Cell]:
-    """Returns a column; in bold the highest mean, and those that look like it."""
+    """Returns a column; in bold the highest mean, and those that are shown as equal to it."""
     texts = [measure.show(tasks) for tasks in by_method]
     means = [mean_of(tasks, measure.task, measure.metric) for tasks in by_method]
     known = [round(mean, measure.decimals) for mean in means if mean is not None]

@@ -78,8 +78,8 @@ def _draw(drawing: Any, result: Mapping[str, Any]) -> Iterator[Plot]:
             f"With {_percent(shares[0])}, {fewest}."
         )
         yield Plot(file="auc_by_fraction.png", png=drawing.draw_auc_by_fraction(result), alt=alt)
-    found = _describe(result, whole, tasks, "calibration")
-    alt = f"Mean prediction / mean label by method, on a logarithmic axis: {found}."
+    ratios = _describe(result, whole, tasks, "calibration")
+    alt = f"Mean prediction / mean label by method, on a logarithmic axis: {ratios}."
     yield Plot(file="calibration.png", png=drawing.draw_calibration(result), alt=alt)
     if comparison_measures.has(result, keys.CVR_ENTIRE, "bias"):
         alt = (
@@ -94,18 +94,18 @@ def _percent(fraction: str) -> str:
 
 
 def _describe(
-    result: Mapping[str, Any], found: Mapping[str, Any], tasks: Sequence[str], metric: str
+    result: Mapping[str, Any], by_method: Mapping[str, Any], tasks: Sequence[str], metric: str
 ) -> str:
-    """Returns between which methods' values a metric of each task lies, in words."""
+    """Returns in words the lowest and the highest value of a metric of each task."""
     return "; ".join(
-        f"{words.task_title(task)} {_range(result, found, task, metric)}" for task in tasks
+        f"{words.task_title(task)} {_range(result, by_method, task, metric)}" for task in tasks
     )
 
 
-def _range(result: Mapping[str, Any], found: Mapping[str, Any], task: str, metric: str) -> str:
+def _range(result: Mapping[str, Any], by_method: Mapping[str, Any], task: str, metric: str) -> str:
     known = [
         (mean, result["methods"][name]["title"])
-        for name, values in found.items()
+        for name, values in by_method.items()
         if (mean := comparison_measures.mean_of(values, task, metric)) is not None
     ]
     if not known:

@@ -44,7 +44,7 @@ Spread = Mapping[str, Any]  # mean and std, which may be null
 
 
 def draw_auc_by_fraction(result: Mapping[str, Any]) -> bytes:
-    """Returns the PNG of the paper's Figure 3: a panel a task, a line a method."""
+    """Returns the PNG of the paper's Figure 3: a panel per task, a line per method."""
     tasks = comparison_measures.compared_tasks(result)
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(_PANEL * len(tasks), 4.2), layout="constrained")
@@ -52,8 +52,8 @@ def draw_auc_by_fraction(result: Mapping[str, Any]) -> bytes:
         panels = figure.subplots(1, len(tasks), squeeze=False)[0]
         for axes, task in zip(panels, tasks, strict=True):
             axes.set_title(comparison_measures.auc_column(task).name)
-            for place, name in enumerate(result["methods"]):
-                _draw_line(axes, result, task=task, name=name, place=place)
+            for index, name in enumerate(result["methods"]):
+                _draw_line(axes, result, task=task, name=name, index=index)
             _fraction_axis(axes, [float(f) for f in comparison_measures.fractions(result)])
         if not any(len(line.get_xdata()) for axes in panels for line in axes.lines):
             return nothing(figure)
@@ -64,17 +64,17 @@ def draw_auc_by_fraction(result: Mapping[str, Any]) -> bytes:
         return to_png(figure)
 
 
-def _draw_line(axes: Axes, result: Mapping[str, Any], *, task: str, name: str, place: int) -> None:
+def _draw_line(axes: Axes, result: Mapping[str, Any], *, task: str, name: str, index: int) -> None:
     """Draws the AUC of a method over the fractions, with a band of one standard deviation."""
-    found = [
+    points = [
         (float(fraction), values)
         for fraction in comparison_measures.fractions(result)
         if (values := _spread(result["fractions"][fraction].get(name, {}), task, "auc"))
     ]
-    x = [fraction for fraction, _ in found]
-    mean = np.array([values["mean"] for _, values in found])
-    std = np.array([values["std"] or 0.0 for _, values in found])
-    color = _COLORS[place % len(_COLORS)]
+    x = [fraction for fraction, _ in points]
+    mean = np.array([values["mean"] for _, values in points])
+    std = np.array([values["std"] or 0.0 for _, values in points])
+    color = _COLORS[index % len(_COLORS)]
     axes.fill_between(
         x, mean - std, mean + std, facecolor=(color, 0.1), edgecolor=(color, 0.4), linewidth=0.6
     )
@@ -82,8 +82,8 @@ def _draw_line(axes: Axes, result: Mapping[str, Any], *, task: str, name: str, p
         x,
         mean,
         color=color,
-        marker=_MARKERS[place % len(_MARKERS)],
-        linestyle=_LINES[place // len(_COLORS) % len(_LINES)],
+        marker=_MARKERS[index % len(_MARKERS)],
+        linestyle=_LINES[index // len(_COLORS) % len(_LINES)],
         markersize=5,
         linewidth=1.3,
         label=plain(result["methods"][name]["title"], _TITLE_LENGTH),
@@ -91,7 +91,7 @@ def _draw_line(axes: Axes, result: Mapping[str, Any], *, task: str, name: str, p
 
 
 def _fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:
-    """Labels a logarithmic axis at the fractions, those left out that would touch another."""
+    """Labels a logarithmic axis at the fractions, but for those that would touch another."""
     axes.set_xscale("log")
     span = math.log(max(fractions) / min(fractions))
     apart: list[float] = []
@@ -105,7 +105,7 @@ def _fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:
 
 
 def draw_auc(result: Mapping[str, Any]) -> bytes:
-    """Returns the PNG of the AUCs on all training data: a panel a task, a row a method."""
+    """Returns the PNG of the AUCs on all training data: a panel per task, a row per method."""
     tasks = comparison_measures.compared_tasks(result)
     with matplotlib.style.context(STYLE):
         figure, panels = _rows_figure(result, num_panels=len(tasks))
@@ -119,14 +119,14 @@ def draw_auc(result: Mapping[str, Any]) -> bytes:
 
 
 def draw_calibration(result: Mapping[str, Any]) -> bytes:
-    """Returns the PNG of mean prediction / mean label, a row a method, three scores in each."""
+    """Returns the PNG of mean prediction / mean label, a row per method, three scores in each."""
     tasks = [task for task in _SCORES if comparison_measures.has(result, task, "calibration")]
     with matplotlib.style.context(STYLE):
         figure, (axes,) = _rows_figure(result, num_panels=1, row=0.42)
         _title(figure, result, "Calibration on the test split")
-        for place, task in enumerate(tasks):
+        for index, task in enumerate(tasks):
             label, color, marker = _SCORES[task]
-            shift = 0.24 * (place - (len(tasks) - 1) / 2)
+            shift = 0.24 * (index - (len(tasks) - 1) / 2)
             look = {"color": color, "marker": marker, "label": label}
             _draw_rows(axes, result, task=task, metric="calibration", shift=shift, **look)
         if not tasks:
@@ -141,7 +141,7 @@ def draw_calibration(result: Mapping[str, Any]) -> bytes:
 
 
 def draw_bias(result: Mapping[str, Any]) -> bytes:
-    """Returns the PNG of mean pCVR less the mean true one over the entire space, a row a method."""
+    """Returns the PNG of mean pCVR less the mean true one over the entire space, by method."""
     with matplotlib.style.context(STYLE):
         figure, (axes,) = _rows_figure(result, num_panels=1)
         _title(figure, result, "Bias of pCVR over the entire space")
@@ -155,7 +155,7 @@ def draw_bias(result: Mapping[str, Any]) -> bytes:
 def _rows_figure(
     result: Mapping[str, Any], *, num_panels: int, row: float = 0.28
 ) -> tuple[Figure, Sequence[Axes]]:
-    """Returns a figure whose panels share rows, one a method, from top to bottom."""
+    """Returns a figure whose panels share rows, one per method, from top to bottom."""
     titles = [plain(method["title"], _TITLE_LENGTH) for method in result["methods"].values()]
     width = 1.3 + (2.4 * num_panels if num_panels > 1 else 4.4)
     figure = Figure(figsize=(width, 1.4 + row * max(len(titles), 3)), layout="constrained")
@@ -181,35 +181,35 @@ def _draw_rows(
     label: str | None = None,
 ) -> bool:
     """Draws a metric of each method with its standard deviation; returns whether there is any."""
-    found = [
-        (place + shift, values)
-        for place, method in enumerate(result["methods"].values())
+    points = [
+        (row + shift, values)
+        for row, method in enumerate(result["methods"].values())
         if (values := _spread(method["tasks"], task, metric))
     ]
-    if found:
+    if points:
         axes.errorbar(
-            [values["mean"] for _, values in found],
-            [place for place, _ in found],
-            xerr=[values["std"] or 0.0 for _, values in found],
+            [values["mean"] for _, values in points],
+            [row for row, _ in points],
+            xerr=[values["std"] or 0.0 for _, values in points],
             fmt=marker,
             color=color,
             markersize=4.5,
             linewidth=1.2,
             label=label,
         )
-    return bool(found)
+    return bool(points)
 
 
 def _ratio_axis(axes: Axes, result: Mapping[str, Any], tasks: Sequence[str]) -> None:
     """Makes the axis logarithmic, with 1 on it and at least from 0.8 to 1.25: noise stays small."""
-    found = [
+    spreads = [
         (values["mean"], values["std"] or 0.0)
         for method in result["methods"].values()
         for task in tasks
         if (values := _spread(method["tasks"], task, "calibration"))
     ]
-    low = min([0.8, *(mean - std if mean > std else mean / 2 for mean, std in found if mean > 0)])
-    high = max([1.25, *(mean + std for mean, std in found)])
+    low = min([0.8, *(mean - std if mean > std else mean / 2 for mean, std in spreads if mean > 0)])
+    high = max([1.25, *(mean + std for mean, std in spreads)])
     axes.set_xscale("log", nonpositive="clip")
     room = max(1.05, (high / low) ** 0.03)
     axes.set_xlim(low / room, high * room)

@@ -24,7 +24,7 @@ _SAMPLING_RATE = Column(
 
 
 def build_sections(result: Mapping[str, Any]) -> Iterator[Section]:
-    """Yields how methods were tuned, what they cost, and on what all of it was measured."""
+    """Yields how methods were tuned, what they cost, and the data and settings of all."""
     yield _tuning(result)
     yield _budget(result)
     yield _data(result)
@@ -107,7 +107,7 @@ def _budget(result: Mapping[str, Any]) -> Section:
         _LEARNING_RATE,
         _SAMPLING_RATE,
         Column(
-            title="Impressions an epoch",
+            title="Impressions per epoch",
             definition="What one pass trains on, after sampling: copies count.",
         ),
         Column(title="Epochs", note="trained"),

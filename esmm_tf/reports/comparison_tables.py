@@ -63,7 +63,7 @@ def _explain_main(result: Mapping[str, Any]) -> list[str]:
 
 
 def build_main_table(result: Mapping[str, Any]) -> Table:
-    """Returns the paper's Table 2, with what else tells the methods apart: one row a method."""
+    """Returns the paper's Table 2, with what else tells the methods apart: one row per method."""
     measures = [
         measure
         for measure in main_measures()
@@ -140,19 +140,19 @@ def _difference_table(result: Mapping[str, Any], task: str) -> Table:
 
 
 def _difference_cells(against: Mapping[str, Any] | None, task: str) -> list[Cell]:
-    found = (against or {}).get("tasks", {}).get(task) or {}
-    if not found:
+    difference = (against or {}).get("tasks", {}).get(task) or {}
+    if not difference:
         return [Cell(words.DASH)] * 3
-    interval = found["interval"]
+    interval = difference["interval"]
     bounds = f"[{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else words.DASH
-    return [_difference_cell(found), Cell(bounds), Cell(words.p_value(found["p_value"]))]
+    return [_difference_cell(difference), Cell(bounds), Cell(words.p_value(difference["p_value"]))]
 
 
-def _difference_cell(found: Mapping[str, Any]) -> Cell:
+def _difference_cell(difference: Mapping[str, Any]) -> Cell:
     """Returns a difference, bold where its interval leaves out 0."""
-    interval = found["interval"]
+    interval = difference["interval"]
     is_clear = interval is not None and not interval[0] <= 0 <= interval[1]
-    return Cell(f"{found['difference']:+z.4f}", is_clear)
+    return Cell(f"{difference['difference']:+z.4f}", is_clear)
 
 
 def _fractions(result: Mapping[str, Any]) -> Section:
@@ -202,18 +202,18 @@ def _fraction_difference_table(result: Mapping[str, Any], task: str, base: str) 
 def _by_fraction(
     result: Mapping[str, Any], caption: str, names: Sequence[str], cells: Sequence[Sequence[Cell]]
 ) -> Table:
-    """Returns a table of one row a method and, in `cells`, one column a fraction."""
+    """Returns a table of one row per method and, in `cells`, one column per fraction."""
     titles = [Cell(result["methods"][name]["title"]) for name in names]
-    shares = [Column(title=words.percent(float(of))) for of in fractions(result)]
+    shares = [Column(title=words.percent(float(fraction))) for fraction in fractions(result)]
     rows = list(zip(titles, *cells, strict=True))
     return Table(caption=caption, columns=[METHOD, *shares], rows=rows)
 
 
-def _fraction_difference(found: Mapping[str, Any] | None) -> Cell:
-    if found is None:
+def _fraction_difference(difference: Mapping[str, Any] | None) -> Cell:
+    if difference is None:
         return Cell(words.DASH)
-    cell = _difference_cell(found)
-    p_value = words.p_value(found["p_value"])
+    cell = _difference_cell(difference)
+    p_value = words.p_value(difference["p_value"])
     return dataclasses.replace(cell, text=f"{cell.text} ({p_value})")
 
 

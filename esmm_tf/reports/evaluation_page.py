@@ -24,7 +24,7 @@ SliceRows = Sequence[tuple[str, TaskMetrics]]  # values of a field and the metri
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskSlices:
-    """What is shown of one task by the values of one field."""
+    """What is shown of one task, by the values of one field."""
 
     task: str
     plots: Sequence[Plot]
@@ -68,7 +68,7 @@ def write_report(evaluation: Evaluation, directory: str) -> str:
 def plot_evaluation(evaluation: Evaluation) -> dict[str, Plot]:
     """Returns pictures of an evaluation, which a notebook shows, by names such as `roc_ctr`.
 
-    They are those of a report but for the slices: reliability, ROC, precision against recall, and
+    They are those of a report, but for the slices: reliability, ROC, precision against recall, and
     how each score is spread.
 
     Raises:
@@ -160,7 +160,7 @@ def _draw_histograms(drawing: Any, evaluation: Evaluation) -> Iterator[Plot]:
 
 
 def _draw_slices(drawing: Any, evaluation: Evaluation) -> Iterator[FieldSlices]:
-    for place, (field, by_value) in enumerate(evaluation.slices.items(), start=1):
+    for number, (field, by_value) in enumerate(evaluation.slices.items(), start=1):
         ranked = sorted(by_value.items(), key=lambda item: -item[1].impressions)
         tasks = []
         for task, overall in evaluation.tasks.items():
@@ -172,7 +172,7 @@ def _draw_slices(drawing: Any, evaluation: Evaluation) -> Iterator[FieldSlices]:
                 png = _draw_dots(
                     drawing, title, rows=shown, overall=getattr(overall, name), name=name
                 )
-                file = _file_name("slice", str(place), field, task, name)
+                file = _file_name("slice", str(number), field, task, name)
                 plots.append(Plot(file=file, png=png, alt=_slice_alt(title, shown, name)))
             tasks.append(TaskSlices(task=task, plots=plots, rows=shown, outside=_outside(rows)))
         yield FieldSlices(field=field, num_values=len(ranked), tasks=tasks)
@@ -182,8 +182,8 @@ def _draw_dots(
     drawing: Any, title: str, *, rows: SliceRows, overall: float | None, name: str
 ) -> bytes:
     dots = [
-        drawing.Dot(label=value, value=getattr(found, name), interval=found.intervals.get(name))
-        for value, found in rows
+        drawing.Dot(label=value, value=getattr(metrics, name), interval=metrics.intervals.get(name))
+        for value, metrics in rows
     ]
     return drawing.draw_slices(title, dots, overall=overall, name=name)
 
@@ -199,8 +199,8 @@ def _slice_alt(title: str, rows: SliceRows, name: str) -> str:
 
 def _outside(rows: SliceRows) -> str:
     """Returns how many of the intervals of calibration leave out 1; nothing where there is none."""
-    found = [metrics.intervals.get("calibration") for _, metrics in rows]
-    known = [interval for interval in found if interval is not None]
+    intervals = [metrics.intervals.get("calibration") for _, metrics in rows]
+    known = [interval for interval in intervals if interval is not None]
     outside = sum(not low <= 1 <= high for low, high in known)
     return f"{outside} of {len(known)} calibration intervals leave out 1." if known else ""
 

@@ -161,11 +161,11 @@ def draw_slices(title: str, dots: Sequence[Dot], *, overall: float | None, name:
         axes = figure.subplots()
         if all(dot.value is None for dot in dots):
             return nothing(figure)
-        for place, dot in enumerate(dots):
+        for row, dot in enumerate(dots):
             if dot.value is not None:
                 low, high = dot.interval or (dot.value, dot.value)
-                axes.plot([low, high], [place, place], color=BLUE, linewidth=1.2)
-                axes.plot(dot.value, place, "o", color=BLUE, markersize=4)
+                axes.plot([low, high], [row, row], color=BLUE, linewidth=1.2)
+                axes.plot(dot.value, row, "o", color=BLUE, markersize=4)
         if name == "calibration":
             axes.axvline(1, color=ORANGE, linewidth=1, label="calibrated")
         if overall is not None:
@@ -192,7 +192,7 @@ def _tick_labels(dots: Sequence[Dot]) -> list[str]:
 def _trimmed(
     histogram: LogitHistogram | None, sides: Sequence[str], *, tail: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns logit edges and heights, summed over the sides, without a share at either end."""
+    """Returns logit edges and heights summed over the sides, less the share `tail` at each end."""
     if histogram is None:
         return np.zeros(0), np.zeros(0)
     edges = np.array(histogram.logit_edges)
@@ -224,12 +224,12 @@ def _percent_axis(axis: Axis, limits: tuple[float, float]) -> None:
 def _logit_axis(axes: Axes) -> None:
     """Labels an axis of logits with probabilities that stand apart from each other."""
     low, high = axes.get_xlim()
-    places = {math.log(p / (1 - p)): p for p in _PROBABILITIES}
+    probabilities = {math.log(p / (1 - p)): p for p in _PROBABILITIES}
     apart: list[float] = []
-    for place in sorted(places):
-        if low <= place <= high and (not apart or place - apart[-1] > (high - low) / 7):
-            apart.append(place)
+    for logit in sorted(probabilities):
+        if low <= logit <= high and (not apart or logit - apart[-1] > (high - low) / 7):
+            apart.append(logit)
     axes.xaxis.set_major_locator(FixedLocator(apart))
     axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, place: f"{100 * places[apart[place]]:.10g} %")
+        FuncFormatter(lambda x, index: f"{100 * probabilities[apart[index]]:.10g} %")
     )

@@ -27,7 +27,7 @@ class IntervalMethod:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Which model was measured on which files, and what it knows of them.
+    """Which model was measured on which files, and what is known of both.
 
     Args:
       model_dir: of the model.
@@ -108,7 +108,9 @@ class Evaluation:
             "groups": self.groups,
             "interval": dataclasses.asdict(self.interval),
             "tasks": tasks_to_json(self.tasks),
-            "histograms": {n: dataclasses.asdict(found) for n, found in self.histograms.items()},
+            "histograms": {
+                name: dataclasses.asdict(histogram) for name, histogram in self.histograms.items()
+            },
             "slices": {
                 field: {value: part.to_json() for value, part in by_value.items()}
                 for field, by_value in self.slices.items()
@@ -138,7 +140,9 @@ class Evaluation:
             **{name: tree[name] for name in _COUNTS},
             interval=IntervalMethod(**tree["interval"]),
             tasks=tasks_from_json(tree["tasks"]),
-            histograms={n: LogitHistogram(**found) for n, found in tree["histograms"].items()},
+            histograms={
+                name: LogitHistogram(**histogram) for name, histogram in tree["histograms"].items()
+            },
             slices={
                 field: {value: SliceMetrics.from_json(part) for value, part in by_value.items()}
                 for field, by_value in tree["slices"].items()

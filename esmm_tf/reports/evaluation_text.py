@@ -1,4 +1,4 @@
-"""An evaluation as text: one row a task, and what differs from a baseline."""
+"""An evaluation as text: one row per task, and what differs from a baseline."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -27,11 +27,11 @@ _SHOWN_VALUES = 20
 
 
 def format_tasks(tasks: Mapping[str, TaskMetrics]) -> str:
-    """Returns the metrics as a table, one task a row, with the AUC's 95 % interval."""
+    """Returns the metrics as a table, one row per task, with the AUC's 95 % interval."""
     names = [name for name in _METRICS if any(name in t.intervals for t in tasks.values())]
     head = ["task", *(_SHORT.get(name, name) for name in names), "positives", "impressions"]
     head.insert(2, "auc_95%")
-    return _table(head, [[task, *_cells(found, names)] for task, found in tasks.items()])
+    return _table(head, [[task, *_cells(metrics, names)] for task, metrics in tasks.items()])
 
 
 def _cells(task: TaskMetrics, names: Sequence[str]) -> list[str]:
@@ -41,11 +41,11 @@ def _cells(task: TaskMetrics, names: Sequence[str]) -> list[str]:
 
 
 def format_truth(tasks: Mapping[str, TaskMetrics]) -> str:
-    """Returns how far each task is from the truth, one a row; nothing where it is not known."""
+    """Returns how far each task is from the truth, a row each; nothing where it is not known."""
     known = {task: metrics for task, metrics in tasks.items() if _TRUTH[0] in metrics.intervals}
     if not known:
         return ""
-    rows = [[task, *(_number(getattr(found, n)) for n in _TRUTH)] for task, found in known.items()]
+    rows = [[task, *(_number(getattr(known[task], name)) for name in _TRUTH)] for task in known]
     return _table(["task", *_TRUTH], rows)
 
 

@@ -49,7 +49,7 @@ def load_extra(drawing: str, *, otherwise: str = "") -> tuple[Any, Any]:
 
 
 def build_environment(jinja2: Any) -> Any:
-    """Returns what renders templates of this package: all text escaped, no name left undefined."""
+    """Returns the environment of the templates: all text escaped, no name left undefined."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("esmm_tf.reports"),
         autoescape=True,

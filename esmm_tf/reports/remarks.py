@@ -37,7 +37,7 @@ class Remark:
 
 
 def verdict(metric: Metric, change: MetricDifference) -> str:
-    """Returns what the interval of a difference tells of it.
+    """Returns what the interval of a difference tells about it.
 
     `unclear` where the interval holds 0, else `better` or `worse`. A metric with its best value in
     the middle has `changed` where part of the interval is nearer to that value than the baseline
@@ -63,10 +63,14 @@ def _miss(metric: Metric, value: float) -> float:
 
 def find(evaluation: Evaluation) -> list[Remark]:
     """Returns what a reader must know before any figure, the gravest first."""
-    return [*_of_data(evaluation), *_of_tasks(evaluation.tasks), *_of_comparison(evaluation)]
+    return [
+        *_data_remarks(evaluation),
+        *_task_remarks(evaluation.tasks),
+        *_comparison_remarks(evaluation),
+    ]
 
 
-def _of_data(evaluation: Evaluation) -> Iterator[Remark]:
+def _data_remarks(evaluation: Evaluation) -> Iterator[Remark]:
     used = evaluation.origin.used_in_training if evaluation.origin else None
     if used:
         yield Remark(
@@ -76,7 +80,7 @@ def _of_data(evaluation: Evaluation) -> Iterator[Remark]:
         )
 
 
-def _of_tasks(tasks: Mapping[str, TaskMetrics]) -> Iterator[Remark]:
+def _task_remarks(tasks: Mapping[str, TaskMetrics]) -> Iterator[Remark]:
     for task, metrics in tasks.items():
         if metrics.impressions == 0:
             yield Remark(kind="warning", text=f"{task_title(task)} has no impressions.")
@@ -93,7 +97,7 @@ def _of_tasks(tasks: Mapping[str, TaskMetrics]) -> Iterator[Remark]:
                 text=f"{task_title(task)} exceeds 1 for {percent(share)} of the impressions: it is "
                 "a ratio of two models. It has no log loss; a server cuts it off.",
             )
-        yield from _of_order(task, metrics)
+        yield from _order_remarks(task, metrics)
         ratio, interval = metrics.calibration, metrics.intervals.get("calibration")
         if ratio is not None and interval is not None and not interval[0] <= 1 <= interval[1]:
             direction = "high" if ratio > 1 else "low"
@@ -104,14 +108,14 @@ def _of_tasks(tasks: Mapping[str, TaskMetrics]) -> Iterator[Remark]:
             )
 
 
-def _of_comparison(evaluation: Evaluation) -> Iterator[Remark]:
+def _comparison_remarks(evaluation: Evaluation) -> Iterator[Remark]:
     if evaluation.comparison is None:
         return
     by_verdict: dict[str, list[str]] = {"worse": [], "better": [], "changed": []}
     for task, changes in evaluation.comparison.tasks.items():
         verdicts = {m.title: verdict(m, changes[m.name]) for m in _COMPARED if m.name in changes}
-        for found, parts in by_verdict.items():
-            titles = ", ".join(title for title, judged in verdicts.items() if judged == found)
+        for kind, parts in by_verdict.items():
+            titles = ", ".join(title for title, judged in verdicts.items() if judged == kind)
             parts.extend([f"{task_title(task)} ({titles})"] if titles else [])
     for kind in ("worse", "better"):
         if by_verdict[kind]:
@@ -127,7 +131,7 @@ def _of_comparison(evaluation: Evaluation) -> Iterator[Remark]:
         yield Remark(kind="note", text=f"No clear difference from the baseline in {titles}.")
 
 
-def _of_order(task: str, metrics: TaskMetrics) -> Iterator[Remark]:
+def _order_remarks(task: str, metrics: TaskMetrics) -> Iterator[Remark]:
     interval = metrics.intervals.get("auc")
     if interval is not None and interval[0] <= 0.5:
         yield Remark(

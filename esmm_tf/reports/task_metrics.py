@@ -26,7 +26,7 @@ class TaskMetrics:
       intervals: of each metric that was measured, None where nothing tells how far it varies.
       space: in words; nothing for a slice, which has no curves either.
       predictions_above_1: of a pCVR that is a ratio.
-      gauc_groups: with positives and negatives, of which GAUC is the mean.
+      gauc_groups: with positives and negatives, over which GAUC is averaged.
       gauc_groups_skipped: with only positives or only negatives.
       curves: what is drawn.
     """
@@ -53,7 +53,7 @@ class TaskMetrics:
     curves: Curves = NO_CURVES
 
     def in_words(self, name: str) -> str:
-        """Returns a metric and its interval with the decimals that the interval gives sense to."""
+        """Returns a metric and its interval with as many decimals as it makes meaningful."""
         value, interval = getattr(self, name), self.intervals.get(name)
         return f"{words.number(value, interval)} {words.bounds(value, interval)}".strip()
 

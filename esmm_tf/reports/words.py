@@ -28,7 +28,7 @@ HIGHER, LOWER, ONE, ZERO = "higher is better", "lower is better", "best at 1", "
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """How a metric is called, where its best value lies, and what it is."""
+    """What a metric is called, where its best value lies, and what it is."""
 
     name: str
     title: str
@@ -120,12 +120,12 @@ METRIC_TITLES = {metric.name: metric.title for metric in METRICS}
 
 
 def task_title(task: str) -> str:
-    """Returns how a task is called."""
+    """Returns what a task is called."""
     return TASK_TITLES.get(task, task)
 
 
 def number(value: float | None, interval: Sequence[float] | None = None) -> str:
-    """Returns a value with as many decimals as its interval gives sense to.
+    """Returns a value with the decimals that its interval makes meaningful.
 
     Without an interval it has four significant digits.
 

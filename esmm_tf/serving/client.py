@@ -14,8 +14,6 @@ from esmm_tf.errors import UserError
 from esmm_tf.serving.requests import Request
 
 _SECONDS = 60  # within which a server must answer
-
-
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -72,7 +70,7 @@ class LiveServer:
         )
 
     def describe_versions(self, version: int) -> str:
-        """Returns which versions have answered, or nothing if it was this one alone."""
+        """Returns which versions have answered, or nothing if it was `version` alone."""
         if self._versions <= {version}:
             return ""
         answered = " and ".join(map(str, sorted(self._versions)))

@@ -33,7 +33,7 @@ def tensor_specs(schema: Schema, widths: Widths) -> dict[str, tf.TensorSpec]:
 
     Args:
       schema: of the model.
-      widths: by the name of each feature that has many values, how many an impression has at most.
+      widths: the most values that an impression has, by the name of each feature that has many.
     """
     names = tensor_names(schema)
     specs = {}
@@ -49,7 +49,7 @@ def tensor_specs(schema: Schema, widths: Widths) -> dict[str, tf.TensorSpec]:
 def count_values(examples: Sequence[tf.train.Example], schema: Schema) -> dict[str, int]:
     """Returns the most values that an impression has, by each feature that needs a width."""
     return {
-        feature.name: max((len(_read(one, feature.name)) for one in examples), default=0)
+        feature.name: max((len(_read(example, feature.name)) for example in examples), default=0)
         for feature in many_valued(schema)
     }
 
@@ -62,7 +62,7 @@ def pad(
     Of more values than a width has room for, the first are taken.
 
     Args:
-      examples: one an impression, `[batch]`.
+      examples: one per impression, `[batch]`.
       schema: of the model.
       widths: as `tensor_specs` takes them.
 
@@ -73,10 +73,10 @@ def pad(
     tensors = {}
     for feature in schema.features:
         width = widths[feature.name] if feature.values == MANY else None
-        rows = [_read(one, feature.name) for one in examples]
+        rows = [_read(example, feature.name) for example in examples]
         tensors[names[feature.name]] = _dense(rows, width, feature.dtype, PADDING[feature.dtype])
         if feature.weighted:
-            weights = [_read(one, feature.weight_key) for one in examples]
+            weights = [_read(example, feature.weight_key) for example in examples]
             _check_weights(weights, rows, feature)
             tensors[names[feature.weight_key]] = _dense(weights, width, FLOAT32, 0.0)
     return tensors
@@ -99,9 +99,9 @@ def _read(example: tf.train.Example, key: str) -> Sequence[Any]:
 
 def _dense(rows: Sequence[Sequence[Any]], width: int | None, dtype: str, padding: Any) -> Any:
     array = np.full((len(rows), width or 1), padding, object if dtype == STRING else dtype)
-    for place, values in enumerate(rows):
+    for index, values in enumerate(rows):
         kept = values[: width or 1]
-        array[place, : len(kept)] = kept
+        array[index, : len(kept)] = kept
     return array if width else array[:, 0]
 
 

@@ -19,7 +19,7 @@ from esmm_tf.serving.versions import list_versions
 
 
 def load_export(export_dir: str, *, version: int) -> tuple[LoadedVersion, Export]:
-    """Returns a version in memory, the highest for 0, and what it tells of itself.
+    """Returns a version in memory, the highest if `version` is 0, and what it tells of itself.
 
     Raises:
       UserError: if it is not there, or was not written by `esmm_tf.export`.

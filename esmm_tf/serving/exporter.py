@@ -26,7 +26,8 @@ from esmm_tf.serving import (
 from esmm_tf.serving.loaded_version import LoadedVersion
 from esmm_tf.serving.requests import Impression
 from esmm_tf.serving.versions import list_versions
-from esmm_tf.training.model_directory import Settings, TrainedModel
+from esmm_tf.training.model_directory import Settings
+from esmm_tf.training.trained_model import TrainedModel
 
 _SAMPLED_IMPRESSIONS = 10_000
 
@@ -34,8 +35,8 @@ _SAMPLED_IMPRESSIONS = 10_000
 def export(trained: TrainedModel, config: ExportConfig) -> str:
     """Writes `<export_dir>/<version>/` and returns its path.
 
-    The directory appears whole or not at all. Beside it stand the server's configuration files, and
-    of the versions the highest are kept.
+    The directory appears whole or not at all. Beside it stand the server's configuration files.
+    Only the highest versions are kept.
 
     Raises:
       UserError: if the version exists or would not be kept, or there are no held-out records.
@@ -61,7 +62,7 @@ def export(trained: TrainedModel, config: ExportConfig) -> str:
 
 
 def find_held_out(config: ExportConfig, settings: Settings) -> Source:
-    """Returns records that the model was not trained on, of which requests are made.
+    """Returns the records for requests, on which the model was not trained.
 
     Raises:
       UserError: if --files names none and those of the training are not found.
@@ -90,7 +91,7 @@ def _choose_version(config: ExportConfig) -> int:
             f"{os.path.join(config.export_dir, str(version))!r} exists. Give another --version, or "
             "0 for the next free one."
         )
-    higher = sum(other > version for other in versions)
+    higher = sum(number > version for number in versions)
     if higher >= config.keep_versions:
         raise UserError(
             f"--version is {version}, and {higher} higher ones are there: with "
@@ -188,12 +189,12 @@ def load_evaluation(trained: TrainedModel, model_dir: str) -> Evaluation | None:
     if not os.path.exists(path):
         return None
     remedy = "Evaluate the model again, or remove that file to export without it."
-    found = files.read_json(path, remedy=remedy)
-    this = (trained.weights, trained.calibration_methods)
-    if (found.get("weights"), found.get("calibration")) != this:
+    tree = files.read_json(path, remedy=remedy)
+    expected = (trained.weights, trained.calibration_methods)
+    if (tree.get("weights"), tree.get("calibration")) != expected:
         console.say(
             f"{path} is of other weights or another calibration: the model card is without it"
         )
         return None
     with files.told_as_damaged(path, remedy=remedy):
-        return Evaluation.from_json(found)
+        return Evaluation.from_json(tree)

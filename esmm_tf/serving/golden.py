@@ -26,7 +26,9 @@ def write_golden(
       impressions: of the request.
       outputs: of the signature for them, each `[batch]`.
     """
-    instances = [{"b64": base64.b64encode(one.example).decode()} for one in impressions]
+    instances = [
+        {"b64": base64.b64encode(impression.example).decode()} for impression in impressions
+    ]
     request: dict[str, Any] = {
         "signature_name": saved_model.SERVING_DEFAULT,
         "instances": instances,

@@ -12,12 +12,12 @@ from esmm_tf.serving.refusal import invalid_argument
 def write_outputs(outputs: Mapping[str, np.ndarray], *, in_rows: bool) -> str:
     """Returns the body of a response.
 
-    An output that is the only one stands without its name. Numbers have six digits, or nine where
+    A single output stands without its name. Numbers have six digits, or nine where
     six do not give back the same float32.
 
     Args:
       outputs: numbers, by their names; in rows each has the batch as its first dimension.
-      in_rows: whether the request was.
+      in_rows: whether the request was in rows.
 
     Raises:
       tf.errors.InvalidArgumentError: if the response cannot be in rows.

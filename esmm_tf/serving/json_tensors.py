@@ -18,13 +18,8 @@ from tensorflow.core.framework import types_pb2
 from esmm_tf.serving.refusal import invalid_argument
 
 INSTANCES = "instances"
-
-
 INPUTS = "inputs"
-
-
 _BASE64 = "b64"
-
 
 Dtypes = Mapping[str, tf.DType]
 
@@ -131,10 +126,10 @@ def _read_rows(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, np.ndarray]:
         )
     are_named = _is_named(rows[0])
     items: dict[str, list[_Item]] = {}
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         if _is_named(row) != are_named:
             kinds = "object but got list" if are_named else "value/list but got object"
-            raise invalid_argument(f"Expecting {kinds} at item {place} of input list")
+            raise invalid_argument(f"Expecting {kinds} at item {index} of input list")
         named = row if are_named else {next(iter(dtypes)): row}
         for name, value in named.items():
             try:
@@ -142,12 +137,12 @@ def _read_rows(rows: Sequence[Any], dtypes: Dtypes) -> dict[str, np.ndarray]:
             except tf.errors.InvalidArgumentError as error:
                 key = f" key: {name}" if are_named else ""
                 raise invalid_argument(
-                    f"Failed to process element: {place}{key} of '{INSTANCES}' list. "
+                    f"Failed to process element: {index}{key} of '{INSTANCES}' list. "
                     f"Error: INVALID_ARGUMENT: {error.message}"
                 ) from None
         if are_named and row.keys() != dtypes.keys():
             raise invalid_argument(
-                f"Failed to process element: {place} of '{INSTANCES}' list. "
+                f"Failed to process element: {index} of '{INSTANCES}' list. "
                 f"JSON object: {_text(row)} must only have keys: {','.join(sorted(dtypes))}"
             )
     return {
@@ -204,8 +199,8 @@ def _add_leaves(value: Any, dtype: tf.DType, item: _Item, *, level: int) -> None
             f"Encountered list at unexpected size: {len(value)} at level: {level} "
             f"expected size: {item.shape[level]}"
         )
-    for one in value:
-        _add_leaves(one, dtype, item, level=level + 1)
+    for element in value:
+        _add_leaves(element, dtype, item, level=level + 1)
 
 
 def _read_leaf(value: Any, dtype: tf.DType) -> Any:

@@ -86,7 +86,7 @@ def _check_inputs(inputs: Mapping[str, np.ndarray], definition: Any) -> None:
             f"len({{{','.join(given)}}}) != len({{{','.join(known)}}}). "
             f"Sent extra: {{{','.join(extra)}}}. Missing but required: {{{','.join(missing)}}}."
         )
-    for place, (name, values) in enumerate(inputs.items()):
+    for index, (name, values) in enumerate(inputs.items()):
         if name not in definition.inputs:
             raise invalid_argument(
                 f"input tensor alias not found in signature: {name}. "
@@ -96,7 +96,7 @@ def _check_inputs(inputs: Mapping[str, np.ndarray], definition: Any) -> None:
         dtype, shape = tf.as_dtype(info.dtype), tf.TensorShape(info.tensor_shape)
         if tf.as_dtype(values.dtype) != dtype:
             raise invalid_argument(
-                f"Expects arg[{place}] to be {dtype.name} but "
+                f"Expects arg[{index}] to be {dtype.name} but "
                 f"{tf.as_dtype(values.dtype).name} is provided, for input {name}"
             )
         # TF Serving leaves shapes to the kernels.
@@ -107,11 +107,11 @@ def _check_inputs(inputs: Mapping[str, np.ndarray], definition: Any) -> None:
 
 
 def _check_outputs(output_filter: Collection[str], definition: Any) -> None:
-    for place, name in enumerate(output_filter):
+    for index, name in enumerate(output_filter):
         if name not in definition.outputs:
             raise invalid_argument(
                 f"output tensor alias not found in signature: {name} "
                 f"Outputs expected to be in the set {{{','.join(sorted(definition.outputs))}}}."
             )
-        if name in list(output_filter)[:place]:
+        if name in list(output_filter)[:index]:
             raise invalid_argument(f"duplicate output tensor alias: {name}")

@@ -17,7 +17,7 @@ from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.reports.tables import Cell, Column, Section, Table, format_markdown
 from esmm_tf.reports.task_metrics import TaskMetrics, shown_metrics, tasks_from_json
 from esmm_tf.training import training_data
-from esmm_tf.training.model_directory import TrainedModel
+from esmm_tf.training.trained_model import TrainedModel
 
 FORMAT_VERSION = 1
 FILE = os.path.join("assets.extra", "model_card")
@@ -79,13 +79,17 @@ def build_card(
         "calibration": trained.calibration_methods,
         "evaluation": None if evaluation is None else _measured(evaluation),
         "serving": dict(serving),
-        "software": {
-            "esmm_tf": esmm_tf.__version__,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-        },
+        "software": _software(),
         "intended_use": INTENDED_USE,
         "limits": list(LIMITS),
+    }
+
+
+def _software() -> dict[str, str]:
+    return {
+        "esmm_tf": esmm_tf.__version__,
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
     }
 
 
@@ -121,12 +125,12 @@ def _measured(evaluation: Evaluation) -> dict[str, Any]:
 def _metrics(tasks: Mapping[str, TaskMetrics]) -> dict[str, Any]:
     return {
         task: {
-            "impressions": found.impressions,
-            "positives": found.positives,
-            **{metric.name: getattr(found, metric.name) for metric in shown_metrics([found])},
-            "intervals": dict(found.intervals),
+            "impressions": metrics.impressions,
+            "positives": metrics.positives,
+            **{metric.name: getattr(metrics, metric.name) for metric in shown_metrics([metrics])},
+            "intervals": dict(metrics.intervals),
         }
-        for task, found in tasks.items()
+        for task, metrics in tasks.items()
     }
 
 
@@ -170,9 +174,9 @@ def _evaluation_section(evaluation: Mapping[str, Any] | None) -> Section:
     tables = [_metrics_table("", {words.task_title(task): m for task, m in tasks.items()})]
     for field, values in evaluation["slices"].items():
         rows = {
-            f"{value}: {words.task_title(task)}": found
+            f"{value}: {words.task_title(task)}": metrics
             for value, part in values.items()
-            for task, found in tasks_from_json(part["tasks"]).items()
+            for task, metrics in tasks_from_json(part["tasks"]).items()
         }
         tables.append(_metrics_table(f"By {field}", rows))
     return Section(key="metrics", title="Metrics", sentences=[sentence], tables=tables)

@@ -8,13 +8,11 @@ import tensorflow as tf
 _EAGER_PREFIX = re.compile(
     r"\AGraph execution error:\n\n(Detected at node .*\n<stack traces unavailable>\n)*"
 )
-
-
 _EAGER_SUFFIX = re.compile(r" \[Op:\w+\]\Z")
 
 
 def kernel_message(message: str) -> str:
-    """Returns the message of an error as a session has it."""
+    """Returns the message of an error as a TensorFlow session has it."""
     return _EAGER_SUFFIX.sub("", _EAGER_PREFIX.sub("", message))
 
 

@@ -43,14 +43,14 @@ def take(impressions: Sequence[Impression], size: int) -> list[Impression]:
 
 
 def parse_examples(impressions: Sequence[Impression]) -> list[tf.train.Example]:
-    """Returns one Example an impression."""
+    """Returns one Example per impression."""
     return [tf.train.Example.FromString(impression.example) for impression in impressions]
 
 
 def build_request(
     signature: str, impressions: Sequence[Impression], schema: Schema, *, widths: Widths
 ) -> Request:
-    """Returns the inputs of a signature, by their names, each with one row an impression.
+    """Returns the inputs of a signature, by their names, each with one row per impression.
 
     Args:
       signature: one of `saved_model.SIGNATURES`. `rank` is given all impressions as candidates in

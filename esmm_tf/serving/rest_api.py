@@ -115,7 +115,7 @@ _METADATA = {
 
 
 async def _read_body(request: Request) -> bytes:
-    """Returns the body whatever its type is said to be: curl says that of a form."""
+    """Returns the body whatever its content type: curl gives that of a form."""
     return await request.body()
 
 
@@ -198,11 +198,13 @@ class _Api:
 
     def _status(self, name: str, version: int | None) -> Response:
         statuses = self._versions.find_statuses(name, version)
-        return JSONResponse({"model_version_status": [_describe_status(one) for one in statuses]})
+        return JSONResponse(
+            {"model_version_status": [_describe_status(status) for status in statuses]}
+        )
 
     def _metadata(self, name: str, version: int | None) -> Response:
         loaded = self._versions.find(name, version)
-        signatures = {key: _describe(one) for key, one in loaded.signature_defs.items()}
+        signatures = {key: _describe(signature) for key, signature in loaded.signature_defs.items()}
         return JSONResponse(
             {
                 "model_spec": {

@@ -12,10 +12,10 @@ from esmm_tf.schema.schema import Schema
 from esmm_tf.serving import dense_inputs
 from esmm_tf.serving.dense_inputs import Widths
 
-# In `context` of `rank`, stands for the context of the row before. No serialized message is that.
+# In `context` of `rank` it stands for the context of the row before; it is no serialized message.
 SAME_CONTEXT = b"^"
 
-# Without autograph: no Python here asks a tensor, and rewriting it takes longer than tracing it.
+# Without autograph: no Python here branches on tensors, and rewriting takes longer than tracing.
 _graph = functools.partial(tf.function, autograph=False)
 
 SERVING_DEFAULT = "serving_default"
@@ -30,18 +30,18 @@ def save(model: Any, schema: Schema, path: str, *, widths: Widths) -> None:
 
     Signatures, each output float32 `[batch]`:
 
-    * `serving_default`: `examples`, serialized tf.Examples, one an impression, to `pctr`, `pcvr`
+    * `serving_default`: `examples`, serialized tf.Examples, one per impression, to `pctr`, `pcvr`
       and `pctcvr`;
     * `pctr`, `pcvr`, `pctcvr`: the same input, one output each;
     * `regress`: the same as `inputs`, to pCTCVR as `outputs`;
-    * `predict_tensors`: one tensor a feature, `[batch]`, or `[batch, width]` where it has many
+    * `predict_tensors`: one tensor per feature, `[batch]`, or `[batch, width]` where it has many
       values, padded with the smallest int64, `""` or NaN; named as `tensor_names` says;
     * `rank`: `context`, one serialized Example of context features, and `candidates`, N of
       impression features, to `pctr`, `pcvr` and `pctcvr` of the N. The context is pooled once. For
       a server that batches, `context` has N rows too, of which those after the first are `^`.
 
     Args:
-      model: whose outputs are those of `model.EntireSpaceOutputs`.
+      model: whose outputs are those of `model.layers.EntireSpaceOutputs`.
       schema: of its inputs.
       path: directory to write.
       widths: of `predict_tensors`, by the name of each feature that has many values.
@@ -102,7 +102,7 @@ class _ServingModule(tf.Module):
 
 
 def _one_output(score: Any, examples: tf.TensorSpec, *, source: str, name: str) -> Any:
-    """Returns a function that gives one output of another one, under a name."""
+    """Returns a function that gives one output of `score`, under a name."""
     return _graph(lambda given: {name: score(given)[source]}).get_concrete_function(examples)
 
 

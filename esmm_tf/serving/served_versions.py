@@ -30,10 +30,10 @@ class ServedVersions:
     def __init__(
         self, export_dir: str, *, model_name: str, report: Callable[[str], None] = print
     ) -> None:
-        """Makes it empty, until `refresh`.
+        """Makes it empty; `refresh` fills it.
 
         Args:
-          export_dir: with one numbered directory a version.
+          export_dir: with one numbered directory per version.
           model_name: under which requests ask for it.
           report: is told in a line of each version that is loaded, unloaded, or cannot be loaded.
         """
@@ -48,8 +48,8 @@ class ServedVersions:
     def refresh(self) -> None:
         """Loads the highest version, then unloads the others.
 
-        If it cannot be loaded, what is served stays, and it is tried again when its files have
-        changed. A directory without a version unloads all, and one that is gone nothing.
+        If the highest cannot be loaded, what is served stays, and it is tried again when its files
+        have changed. A directory without versions unloads all, one that is gone none.
         """
         if not os.path.isdir(self._export_dir):
             return
@@ -65,7 +65,7 @@ class ServedVersions:
             self._unload(version)
 
     def find(self, model_name: str, version: int | None = None) -> LoadedVersion:
-        """Returns a version in memory, without a number the highest.
+        """Returns a version in memory, the highest if none is named.
 
         Raises:
           tf.errors.InvalidArgumentError: if the name of the model is empty.
@@ -85,7 +85,7 @@ class ServedVersions:
     def find_statuses(
         self, model_name: str, version: int | None = None
     ) -> list[ModelVersionStatus]:
-        """Returns the status of a version, without a number of each there was, the highest first.
+        """Returns the status of a version, or if none is named of each there was, highest first.
 
         Raises:
           tf.errors.NotFoundError: if there is none.
@@ -143,7 +143,7 @@ class ServedVersions:
 
     def _unload(self, version: int) -> None:
         self._set_state(version, ModelVersionStatus.UNLOADING)
-        self._loaded = {number: one for number, one in self._loaded.items() if number != version}
+        self._loaded = {n: loaded for n, loaded in self._loaded.items() if n != version}
         gc.collect()  # a SavedModel is full of cycles
         self._set_state(version, ModelVersionStatus.END)
         self._report(f"unloaded version {version}")
@@ -161,6 +161,6 @@ def _list_files(directory: str) -> Files:
         for name in names:
             path = os.path.join(parent, name)
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                found = os.stat(path)
-                files.add((path, found.st_size, found.st_mtime_ns))
+                stat = os.stat(path)
+                files.add((path, stat.st_size, stat.st_mtime_ns))
     return frozenset(files)

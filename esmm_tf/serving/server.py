@@ -1,6 +1,6 @@
 """A stand-in for TF Serving on one's own machine, without Docker.
 
-It is for trying requests and clients. Production uses TF Serving, which this is not as fast as.
+It is for trying requests and clients. Production uses TF Serving, which is faster.
 """
 
 import contextlib

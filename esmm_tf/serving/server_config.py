@@ -42,7 +42,7 @@ prometheus_config {
 
 
 def write_configs(directory: str, *, model_name: str, batch_sizes: Sequence[int]) -> list[str]:
-    """Writes the files that are not there; returns those that are there and say something else.
+    """Writes the files that are not there; returns those that are there and hold something else.
 
     Args:
       directory: of the versions.

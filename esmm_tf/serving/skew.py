@@ -1,7 +1,7 @@
 """Training-serving skew: the same impressions, scored as in training and as servers score them.
 
-A probability differs if it does by more than a share of the larger one. So float32 errs: the
-relative error of a probability, however small, is at most the absolute error of its logit.
+Two probabilities differ if their distance exceeds a share of the larger one, since float32 errs so:
+the relative error of a probability, however small, is at most the absolute error of its logit.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from esmm_tf.serving.requests import Impression, Request
 from esmm_tf.serving.skew_causes import Export, Probabilities
 from esmm_tf.serving.skew_comparison import Comparison, Difference, read_outputs
 from esmm_tf.serving.skew_report import SkewReport
-from esmm_tf.training import model_directory
-from esmm_tf.training.model_directory import TrainedModel
+from esmm_tf.training import trained_model
+from esmm_tf.training.trained_model import TrainedModel
 
 Score = Callable[[str, Request], Probabilities]
 
@@ -35,10 +35,10 @@ Score = Callable[[str, Request], Probabilities]
 class _Batch:
     """Impressions, and what the training path makes of them.
 
-    `places` are theirs in the files, `rows` theirs in `inputs`, which are the model's.
+    `positions` are those of the impressions in the files, `rows` those in `inputs`, the model's.
     """
 
-    places: np.ndarray
+    positions: np.ndarray
     rows: np.ndarray
     impressions: Sequence[Impression]
     expected: Probabilities
@@ -47,9 +47,9 @@ class _Batch:
 
     def take(self, chosen: np.ndarray) -> "_Batch":
         return _Batch(
-            places=self.places[chosen],
+            positions=self.positions[chosen],
             rows=self.rows[chosen],
-            impressions=[self.impressions[place] for place in chosen],
+            impressions=[self.impressions[index] for index in chosen],
             expected={name: values[chosen] for name, values in self.expected.items()},
             carried={name: values[chosen] for name, values in self.carried.items()},
             inputs=self.inputs,
@@ -62,7 +62,7 @@ def check(config: SkewConfig) -> SkewReport:
     Raises:
       UserError: if the model, the records, the export or the server cannot be read.
     """
-    trained = model_directory.load_model(config.model_dir)
+    trained = trained_model.load_model(config.model_dir)
     source = find_source(config.files, split=config.split)
     check_schema(source, trained.schema)
     loaded, export = load_export(config.export_dir, version=config.version)
@@ -105,18 +105,18 @@ def compare_scores(
         for signature, is_cut in cases
     ]
     for batch in _read_batches(trained, source, config):
-        for one in comparisons:
-            chosen = _choose(batch, one, export)
-            if len(chosen) and not one.refusal:
+        for comparison in comparisons:
+            chosen = _choose(batch, comparison, export)
+            if len(chosen) and not comparison.refusal:
                 _compare_batch(
-                    one,
+                    comparison,
                     batch.take(chosen),
-                    score=servers[one.scored_by],
+                    score=servers[comparison.scored_by],
                     trained=trained,
                     export=export,
                     tolerance=config.tolerance,
                 )
-    return [one for one in comparisons if one.impressions or one.refusal]
+    return [c for c in comparisons if c.impressions or c.refusal]
 
 
 def _read_batches(trained: TrainedModel, source: Source, config: SkewConfig) -> Iterator[_Batch]:
@@ -131,7 +131,7 @@ def _read_batches(trained: TrainedModel, source: Source, config: SkewConfig) -> 
             outputs = scorer(batch.features)
             size = len(outputs[keys.PCTR])
             whole = _Batch(
-                places=np.arange(start, start + size),
+                positions=np.arange(start, start + size),
                 rows=np.arange(size),
                 impressions=list(itertools.islice(impressions, size)),
                 expected={name: outputs[name].numpy() for name in keys.PROBABILITIES},
@@ -148,7 +148,7 @@ def _read_batches(trained: TrainedModel, source: Source, config: SkewConfig) -> 
 
 
 def _choose(batch: _Batch, comparison: Comparison, export: Export) -> np.ndarray:
-    """Returns the places of the impressions that a comparison is of."""
+    """Returns the indices of the impressions that belong to a comparison."""
     if comparison.signature != saved_model.PREDICT_TENSORS:
         return np.arange(len(batch.impressions))
     is_cut = [
@@ -170,21 +170,21 @@ def _compare_batch(
     signature = comparison.signature
     try:
         request = _build_request(signature, batch.impressions, trained.schema, export)
-        served = read_outputs(score(signature, request), len(batch.places))
+        served = read_outputs(score(signature, request), len(batch.positions))
     except tf.errors.OpError as error:
         comparison.refusal = error.message
         return
     differing = comparison.add(batch.expected, served, tolerance)
     if len(differing) and comparison.first is None:
-        place = int(differing[0])
+        index = int(differing[0])
         feature, cause = _explain(
-            comparison, batch, place, served=served, trained=trained, export=export
+            comparison, batch, index, served=served, trained=trained, export=export
         )
         comparison.first = Difference(
-            impression=int(batch.places[place]),
-            carried={name: _plain(values[place]) for name, values in batch.carried.items()},
+            impression=int(batch.positions[index]),
+            carried={name: _plain(values[index]) for name, values in batch.carried.items()},
             scores={
-                name: (float(batch.expected[name][place]), float(values[place]))
+                name: (float(batch.expected[name][index]), float(values[index]))
                 for name, values in served.items()
             },
             feature=feature,
@@ -195,14 +195,14 @@ def _compare_batch(
 def _explain(
     comparison: Comparison,
     batch: _Batch,
-    place: int,
+    index: int,
     *,
     served: Probabilities,
     trained: TrainedModel,
     export: Export,
 ) -> tuple[str, str]:
     """Returns the feature that an impression differs in, or nothing, and the cause."""
-    impression = batch.impressions[place]
+    impression = batch.impressions[index]
     cut = skew_causes.find_cut(impression, export) if comparison.is_cut else None
     if cut is not None:
         name, count = cut
@@ -213,7 +213,7 @@ def _explain(
     try:
         feature, cause = skew_causes.explain_inputs(
             batch.inputs,
-            int(batch.rows[place]),
+            int(batch.rows[index]),
             impression,
             signature=comparison.signature,
             trained=trained.schema,
@@ -236,10 +236,12 @@ def _build_request(
       tf.errors.InvalidArgumentError: if it cannot be made of these records.
     """
     if signature == saved_model.RANK:
-        # One request a context, joined as a server that batches joins them.
+        # One request per context, joined as a server that batches joins them.
         parts = [
             requests.build_request(signature, list(group), export.schema, widths={})
-            for _, group in itertools.groupby(impressions, key=lambda one: one.context)
+            for _, group in itertools.groupby(
+                impressions, key=lambda impression: impression.context
+            )
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if signature == saved_model.PREDICT_TENSORS:

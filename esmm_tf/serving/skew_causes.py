@@ -1,4 +1,4 @@
-"""Why an exported version gives other scores: what it reads otherwise, or was made of."""
+"""Why an exported version gives other scores: what it reads differently, or what it was made of."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,8 @@ from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
 from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.serving import dense_inputs, requests, saved_model
 from esmm_tf.serving.requests import Impression
-from esmm_tf.training.model_directory import TrainedModel, is_same_schema
+from esmm_tf.training.model_directory import is_same_schema
+from esmm_tf.training.trained_model import TrainedModel
 
 Probabilities = Mapping[str, np.ndarray]
 _SHOWN_VALUES = 5
@@ -43,33 +44,35 @@ def describe_schemas(trained: Schema, exported: Schema) -> str:
     """Returns the first difference of two schemas, nothing if they are the same."""
     if is_same_schema(trained, exported):
         return ""
-    others = {feature.name: feature for feature in exported.features}
+    by_name = {feature.name: feature for feature in exported.features}
     for feature in trained.features:
-        if feature.name not in others:
+        if feature.name not in by_name:
             return f"feature {feature.name!r} is not in the export's schema"
-        if change := _describe_declarations(feature, others[feature.name]):
+        if change := _describe_declarations(feature, by_name[feature.name]):
             return f"feature {feature.name!r} is declared otherwise: {change}"
     known = [feature.name for feature in trained.features]
-    for place, name in enumerate(others):
+    for index, name in enumerate(by_name):
         if name not in known:
             return f"feature {name!r} is in the export's schema alone"
-        if name != known[place]:
+        if name != known[index]:
             return f"feature {name!r} stands in another place of the export's schema"
     return "tables, keys or labels of the schemas differ"
 
 
 def _describe_declarations(trained: Feature, exported: Feature) -> str:
     """Returns the first difference of two features of one name."""
-    ours, theirs = _declared(trained), _declared(exported)
-    for name in ours | theirs:
-        one, other = ours.get(name), theirs.get(name)
-        if isinstance(one, tuple) and isinstance(other, tuple):
-            texts = itertools.zip_longest(map(repr, one), map(repr, other), fillvalue="missing")
-            for number, (text, other_text) in enumerate(texts, start=1):
-                if text != other_text:
-                    return f"number {number} of {name} is {text}, and {other_text} in the export"
-        elif one != other:
-            return f"{name} is {one!r}, and {other!r} in the export"
+    trained_settings, exported_settings = _declared(trained), _declared(exported)
+    for name in trained_settings | exported_settings:
+        ours, theirs = trained_settings.get(name), exported_settings.get(name)
+        if isinstance(ours, tuple) and isinstance(theirs, tuple):
+            texts = itertools.zip_longest(map(repr, ours), map(repr, theirs), fillvalue="missing")
+            for number, (our_text, their_text) in enumerate(texts, start=1):
+                if our_text != their_text:
+                    return (
+                        f"number {number} of {name} is {our_text}, and {their_text} in the export"
+                    )
+        elif ours != theirs:
+            return f"{name} is {ours!r}, and {theirs!r} in the export"
     return ""
 
 
@@ -87,7 +90,7 @@ def _declared(feature: Feature) -> dict[str, Any]:
 
 
 def describe_models(trained: TrainedModel, export: Export) -> list[str]:
-    """Returns in what the weights and the calibration differ, as far as the model card tells."""
+    """Returns how the weights and the calibration differ, as far as the model card tells."""
     calibrations = (trained.calibration_methods, export.card["calibration"])
     pairs = {
         "weights are": (trained.weights, export.card["weights"]),
@@ -107,7 +110,7 @@ def _listed(names: Mapping[str, str]) -> str:
 def explain_scores(
     expected: Probabilities, served: Probabilities, trained: TrainedModel, export: Export
 ) -> str:
-    """Returns why scores differ of impressions that are read alike."""
+    """Returns why the scores of impressions differ that are read alike."""
     if known := describe_models(trained, export):
         return "; ".join(known)
     names = sorted({keys.PCTR, keys.PCVR} & {*served})
@@ -123,7 +126,7 @@ def explain_scores(
 
 
 def _is_rising(expected: np.ndarray, served: np.ndarray) -> bool:
-    """Returns whether scores rise with others, but for the noise of float32."""
+    """Returns whether served scores rise with expected ones, but for the noise of float32."""
     rising = served[np.argsort(expected, kind="stable")]
     return bool((np.diff(rising) >= -_NOISE * rising[1:]).all())
 
@@ -155,18 +158,18 @@ def explain_inputs(
       export: what a client knows.
     """
     served = _parse_request(signature, impression, export)
-    others = {feature.name: feature for feature in export.schema.features}
+    by_name = {feature.name: feature for feature in export.schema.features}
     for feature in trained.features:
         name, ours = feature.name, _read(inputs, feature, row)
-        if name not in others:
+        if name not in by_name:
             return name, f"training reads {ours.shown()}, and the export does not know it"
-        theirs = _read(served, others[name], 0)
+        theirs = _read(served, by_name[name], 0)
         if ours != theirs:
             pairs = enumerate(itertools.zip_longest(ours.values, theirs.values))
-            start = next((place for place, (one, other) in pairs if one != other), 0)
+            start = next((index for index, (a, b) in pairs if a != b), 0)
             return name, f"training reads {ours.shown(start)}, the export {theirs.shown(start)}"
     known = {feature.name for feature in trained.features}
-    unknown = next((name for name in others if name not in known), "")
+    unknown = next((name for name in by_name if name not in known), "")
     return unknown, "the export reads it, and training does not" if unknown else ""
 
 
@@ -196,7 +199,7 @@ class Read(NamedTuple):
     values: list[tuple[float, ...]]
 
     def shown(self, start: int = 0) -> str:
-        """Returns some of them, from a place on."""
+        """Returns some of them, from an index on."""
         texts = [" * ".join(map(_shortest, value)) for value in self.values[start:]]
         more = [f"... {len(texts) - _SHOWN_VALUES} more"] if len(texts) > _SHOWN_VALUES else []
         where = f" from number {start + 1} on" if start else ""

@@ -1,4 +1,4 @@
-"""What a signature gives beside the training path, impression by impression."""
+"""The scores of a signature beside those of the training path, impression by impression."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class Difference:
     """The first impression whose scores differ.
 
     Args:
-      impression: its place in the files, from 0 on.
+      impression: its index in the files, from 0 on.
       carried: the values that the schema carries.
       scores: by probability, that of the training path and the served one.
       feature: the first one that the paths read differently; nothing where they read the same.
@@ -32,19 +32,19 @@ class Difference:
 
 @dataclasses.dataclass(kw_only=True)
 class Comparison:
-    """What a signature gives beside the training path; it grows by each batch.
+    """The scores of a signature beside those of the training path; each batch adds to them.
 
     Args:
       scored_by: the export or a server.
       signature: its name.
-      is_cut: of `predict_tensors`, whether this is of the impressions of which a client leaves
-        out values, or of the others.
+      is_cut: of `predict_tensors`, whether it compares the impressions of which a client leaves
+        out values, or the others.
       impressions: how many were compared.
       differing: how many of them differ.
       largest: the largest absolute difference, by probability.
       relative: the largest relative one of all.
       first: the first difference, if there is one.
-      refusal: what was said in place of scores.
+      refusal: what was said instead of scores.
     """
 
     scored_by: str
@@ -63,7 +63,7 @@ class Comparison:
         return bool(self.differing or self.refusal)
 
     def add(self, expected: Probabilities, served: Probabilities, tolerance: float) -> np.ndarray:
-        """Adds impressions; returns the places of those that differ."""
+        """Adds impressions; returns the indices of those that differ."""
         differs = np.zeros(len(expected[keys.PCTR]), bool)
         for name, scores in served.items():
             pair = np.stack([expected[name], scores]).astype(np.float64)
@@ -83,13 +83,13 @@ def read_outputs(outputs: Probabilities, size: int) -> dict[str, np.ndarray]:
     """Returns the probabilities among outputs, by name.
 
     Raises:
-      tf.errors.InvalidArgumentError: if there are none, or not one an impression.
+      tf.errors.InvalidArgumentError: if there are none, or not one per impression.
     """
     named = {keys.PCTCVR if name == "outputs" else name: array for name, array in outputs.items()}
-    found = {name: named[name] for name in keys.PROBABILITIES if name in named}
-    if not found or any(array.shape != (size,) for array in found.values()):
+    probabilities = {name: named[name] for name in keys.PROBABILITIES if name in named}
+    if not probabilities or any(p.shape != (size,) for p in probabilities.values()):
         shapes = {name: list(array.shape) for name, array in outputs.items()}
         raise tf.errors.InvalidArgumentError(
             None, None, f"Its outputs are {shapes} and not probabilities of {size} impressions."
         )
-    return found
+    return probabilities

@@ -49,13 +49,13 @@ class SkewReport:
         """Returns in a sentence whether there is skew, and how much."""
         tolerance = self.config.tolerance
         if self.passed:
-            compared = max((one.impressions for one in self.comparisons), default=0)
-            largest = max(one.relative for one in self.comparisons)
+            compared = max((c.impressions for c in self.comparisons), default=0)
+            largest = max(c.relative for c in self.comparisons)
             return (
                 f"PASS: {compared:,} impressions are served as the training path scores them; the "
                 f"largest relative difference is {largest:.1e}, of {tolerance:g} allowed."
             )
-        failed = sum(one.is_failed for one in self.comparisons)
+        failed = sum(c.is_failed for c in self.comparisons)
         return (
             f"FAIL: of {len(self.comparisons)} comparisons, {failed} find other scores than those "
             f"of the training path, by more than {tolerance:g} of a probability, or none. Mend the "
@@ -72,7 +72,7 @@ class SkewReport:
             "tolerance": self.config.tolerance,
             "passed": self.passed,
             "notes": list(self.notes),
-            "comparisons": [_finite(dataclasses.asdict(one)) for one in self.comparisons],
+            "comparisons": [_finite(dataclasses.asdict(c)) for c in self.comparisons],
         }
 
 
@@ -82,12 +82,13 @@ def _build_table(comparisons: Sequence[Comparison]) -> Table:
     columns += [Column(title="largest", note="relative"), Column(title="differ")]
     columns.append(Column(title="impressions"))
     rows = []
-    for one in comparisons:
-        shares = [one.largest.get(name) for name in keys.PROBABILITIES]
-        shares.append(one.relative if one.impressions else None)
+    for comparison in comparisons:
+        shares = [comparison.largest.get(name) for name in keys.PROBABILITIES]
+        shares.append(comparison.relative if comparison.impressions else None)
         cells = [DASH if share is None else f"{share:.1e}" for share in shares]
-        counts = [f"{one.differing:,}", f"{one.impressions:,}"]
-        rows.append([Cell(text) for text in (one.scored_by, _title(one), *cells, *counts)])
+        texts = [comparison.scored_by, _title(comparison), *cells]
+        texts += [f"{comparison.differing:,}", f"{comparison.impressions:,}"]
+        rows.append([Cell(text) for text in texts])
     return Table(caption="", columns=columns, rows=rows)
 
 
@@ -96,16 +97,16 @@ def _title(comparison: Comparison) -> str:
 
 
 def _reasons(comparisons: Sequence[Comparison]) -> list[str]:
-    """Returns the reasons of failures, each once, and below it the signatures that it is of."""
+    """Returns the reasons of failures, each once, and below it the signatures that have it."""
     groups: dict[str, list[Comparison]] = {}
-    for one in comparisons:
-        if one.is_failed:
-            groups.setdefault(_reason(one), []).append(one)
+    for comparison in comparisons:
+        if comparison.is_failed:
+            groups.setdefault(_reason(comparison), []).append(comparison)
     lines = []
     for reason, group in groups.items():
         lines.append(one_line(f"{reason}{_scores(group[0].first)}"))
-        for server in dict.fromkeys(one.scored_by for one in group):
-            titles = ", ".join(_title(one) for one in group if one.scored_by == server)
+        for server in dict.fromkeys(comparison.scored_by for comparison in group):
+            titles = ", ".join(_title(c) for c in group if c.scored_by == server)
             lines.append(f"  {server}: {titles}")
     return lines
 
@@ -129,7 +130,7 @@ def _scores(difference: Difference | None) -> str:
 
 
 def _finite(tree: Any) -> Any:
-    """Returns the tree with null for each number that is not finite, which JSON has not."""
+    """Returns the tree with null for each number that is not finite, which JSON does not have."""
     if isinstance(tree, Mapping):
         return {name: _finite(value) for name, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -51,7 +51,7 @@ def write_warmup(
     model_name: str,
     score: Score,
 ) -> int:
-    """Writes one PredictionLog a signature and batch size; returns how many there are.
+    """Writes one PredictionLog per signature and batch size; returns how many there are.
 
     Args:
       path: of the TFRecord file.

@@ -42,7 +42,7 @@ class Progress(tf_keras.callbacks.Callback):
 
 
 class Throughput(tf_keras.callbacks.Callback):
-    """Measures impressions a second, from the second batch on: the first one builds the graph.
+    """Measures impressions per second, from the second batch on: the first one builds the graph.
 
     `batches` is the number of batches so far.
     """

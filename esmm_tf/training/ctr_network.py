@@ -8,8 +8,9 @@ from esmm_tf.errors import UserError
 from esmm_tf.methods import Method
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.schema import Schema
-from esmm_tf.training import model_directory
-from esmm_tf.training.model_directory import Settings, TrainedModel
+from esmm_tf.training import model_directory, trained_model
+from esmm_tf.training.model_directory import Settings
+from esmm_tf.training.trained_model import TrainedModel
 
 METHOD = "ctr"
 
@@ -18,8 +19,8 @@ def load_ctr_network(method: Method, settings: Settings, schema: Schema) -> Trai
     """Returns the trained model whose pCTR a method takes, or None if it has its own.
 
     Raises:
-      UserError: if there is none and one is needed, or the other way round, or it does not fit: it
-        is of another method, of other sizes, of another schema, or of records sampled otherwise.
+      UserError: if a CTR network is needed and not named, or named and not needed, or does not
+        fit: it has another method, other sizes or another schema, or records sampled otherwise.
     """
     directory = settings.method.ctr_model_dir
     if not method.uses_ctr_network:
@@ -34,18 +35,18 @@ def load_ctr_network(method: Method, settings: Settings, schema: Schema) -> Trai
             f"--ctr_model_dir is missing, and {method.title} takes its pCTR from a trained CTR "
             "network. Train one with --method=ctr, and name its --model_dir."
         )
-    trained = model_directory.load_model(directory, calibrated=False)
+    trained = trained_model.load_model(directory, calibrated=False)
     _check_fits(trained, settings, schema, directory)
     return trained
 
 
 def _check_fits(trained: TrainedModel, settings: Settings, schema: Schema, directory: str) -> None:
-    wanted = {"--method": METHOD, **_sizes(settings)}
-    found = {"--method": trained.settings.method.method, **_sizes(trained.settings)}
+    required = {"--method": METHOD, **_sizes(settings)}
+    actual = {"--method": trained.settings.method.method, **_sizes(trained.settings)}
     different = [
-        f"{name} {found[name]!r} for {value!r}"
-        for name, value in wanted.items()
-        if found[name] != value
+        f"{name} {actual[name]!r} for {value!r}"
+        for name, value in required.items()
+        if actual[name] != value
     ]
     if not model_directory.is_same_schema(trained.schema, schema):
         different.append("another schema")
@@ -72,5 +73,5 @@ def copy_weights(trained: TrainedModel, model: EntireSpaceModel) -> None:
 
 
 def build_scorer(trained: TrainedModel) -> ScoreClicks:
-    """Returns what gives pCTR, float32 `[impressions]`, of a batch's features."""
+    """Returns a function from the features of a batch to its pCTR, float32 `[impressions]`."""
     return lambda features: trained.model(features, training=False)[keys.PCTR]

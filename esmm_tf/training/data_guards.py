@@ -1,4 +1,4 @@
-"""What is checked of data: before a model trains on it, and before it is measured on it."""
+"""Checks of data, before a model trains on it and before it is measured on it."""
 
 import math
 import os
@@ -47,10 +47,10 @@ def check_features(
     config: GuardConfig,
     writer: tf.summary.SummaryWriter,
 ) -> None:
-    """Shows what a feature alone predicts, on the first impressions, and checks that it is little.
+    """Shows how well each feature alone predicts the labels of the first impressions.
 
     Raises:
-      UserError: if it is too much, and `on_label_like_feature` is `stop`.
+      UserError: if one does so too well, and `on_label_like_feature` is `stop`.
     """
     if config.on_label_like_feature == OFF or config.leak_impressions == 0:
         return
@@ -75,10 +75,10 @@ def check_used(
       allowed: uses that do not matter.
 
     Returns:
-      The files that it has seen, by their use, as `training_data.used_in_training` does.
+      The files that the model has seen, by their use, as `training_data.used_in_training` does.
 
     Raises:
-      UserError: if there are some, and `on_used_data` is `stop`.
+      UserError: if there are such shards, and `on_used_data` is `stop`.
     """
     calibration = model_directory.load_calibration(model_dir)
     used = training_data.used_in_training(

@@ -10,7 +10,7 @@ from esmm_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Something that is wrong: the guard that saw it, and the rule, what was received, a remedy.
+    """Something wrong: the guard that saw it, and a message: rule, what was received, remedy.
 
     The flag of the guard `unnested_labels` is `--on_unnested_labels`.
     """
@@ -27,7 +27,7 @@ def act(finding: Finding | None, config: Any) -> None:
       config: whose field `on_<guard>` is `off`, `warn` or `stop`.
 
     Raises:
-      UserError: with the message, if it is `stop`.
+      UserError: with the message, if that field is `stop`.
     """
     if finding is None:
         return

@@ -27,14 +27,14 @@ SaveBatch = Callable[[str, int], str]
 class EpochGuards(tf_keras.callbacks.Callback):
     """Guards of one epoch: each batch of training and validation, then the metrics of both.
 
-    A guard that warns does so once an epoch. A guard that stops does so before the epoch's weights
+    A guard that warns does so once per epoch. A guard that stops does so before the epoch's weights
     are saved, so that a second start meets it again.
 
     Args:
       config: what each guard does.
       writer: of TensorBoard, for scalars whose names begin with `guard/`.
       impressions: of the training data.
-      save_batch: saves a batch, given by its split and its place in the epoch, and returns a
+      save_batch: saves a batch, given by its split and its index in the epoch, and returns a
         sentence that says where.
       tasks: what the model is trained on, and so should be calibrated for.
     """
@@ -54,13 +54,13 @@ class EpochGuards(tf_keras.callbacks.Callback):
         self._impressions = impressions
         self._save_batch = save_batch
         self._tasks = tasks
-        self._found: set[str] = set()
+        self._reported: set[str] = set()
         self._halfway: Logs | None = None
         self._began_finite = True
         self._step = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Notes whether the weights are numbers, so that a batch is not blamed for them."""
+        """Notes whether the weights are finite, so that no batch is blamed if they are not."""
         self._began_finite = has_finite_weights(self.model)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -94,7 +94,7 @@ class EpochGuards(tf_keras.callbacks.Callback):
     ) -> None:
         """Writes the scalars of the epoch and judges calibration.
 
-        Calibration is that of validation, or without it that of the second half of the epoch.
+        Calibration is judged on validation, or without it on the second half of the epoch.
 
         Args:
           train: metrics of the epoch.
@@ -115,46 +115,46 @@ class EpochGuards(tf_keras.callbacks.Callback):
         self._write(
             {
                 "unnested_labels": unnested,
-                "non_finite_loss": float("non_finite_loss" in self._found),
+                "non_finite_loss": float("non_finite_loss" in self._reported),
                 **_spreads(train),
                 **{f"{task}_calibration": ratio for task, ratio in ratios.items()},
             }
         )
         self._report(judge_calibration(ratios, split, self._config))
 
-    def _judge_batch(self, split: str, place: int, logs: Logs) -> None:
+    def _judge_batch(self, split: str, index: int, logs: Logs) -> None:
         is_finite = math.isfinite(logs["loss"]) and not logs["non_finite_logits"]
         if not is_finite and self._is_due("non_finite_loss"):
-            self._report(self._blame(split, place, logs), {"non_finite_loss": 1.0})
+            self._report(self._blame(split, index, logs), {"non_finite_loss": 1.0})
         if logs["unnested_labels"] and self._is_due("unnested_labels"):
             scalars = {"unnested_labels": logs["unnested_labels"]}
             self._report(judge_labels(logs, split), scalars)
 
-    def _blame(self, split: str, place: int, logs: Logs) -> Finding:
+    def _blame(self, split: str, index: int, logs: Logs) -> Finding:
         """Returns what is wrong with the loss of a batch; saves it if it may be the cause."""
         loss = logs["loss"]
         what = "some logits are infinite" if math.isfinite(loss) else f"the loss is {loss}"
         if self._began_finite:
             cause = (
-                f"The weights were finite when the epoch began. {self._save_batch(split, place)}"
+                f"The weights were finite when the epoch began. {self._save_batch(split, index)}"
             )
         else:
             cause = "The weights were not finite when the epoch began."
         return Finding(
             guard="non_finite_loss",
-            message=f"Loss and logits must be finite, and at step {self._step}, batch {place + 1} "
+            message=f"Loss and logits must be finite, and at step {self._step}, batch {index + 1} "
             f"of {split}, {what}. {cause} Lower --learning_rate, or scale the numeric features; "
             "the last checkpoint is kept.",
         )
 
     def _is_due(self, guard: str) -> bool:
         """Returns whether a finding would be new in this epoch, and heard."""
-        return guard not in self._found and getattr(self._config, f"on_{guard}") != OFF
+        return guard not in self._reported and getattr(self._config, f"on_{guard}") != OFF
 
     def _report(self, finding: Finding | None, scalars: Logs | None = None) -> None:
         if finding is None:
             return
-        self._found.add(finding.guard)
+        self._reported.add(finding.guard)
         self._write(scalars or {})
         act(finding, self._config)
 

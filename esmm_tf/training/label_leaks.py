@@ -1,9 +1,9 @@
-"""How well each feature alone predicts the labels: what does it too well knows the answer.
+"""How well each feature alone predicts the labels: one that does so too well knows the answer.
 
-Ids are scored by the rate of the label among them, as estimated on the *other* half of the groups
-(a fixed coin decides) and smoothed towards the mean by 10 rows, so that ids which occur once tell
-nothing. A row of many values has the mean of their rates, by weight; the rates themselves do not
-heed weights. Numbers are scored by themselves, upwards and downwards, and as if they were ids. A
+An id is scored by its rate of the label, which is estimated on the *other* half of the groups (a
+fixed coin decides) and smoothed towards the mean by 10 rows, so that ids which occur once tell
+nothing. A row of many values has the mean of their rates, by weight; the rates themselves ignore
+weights. Numbers are scored by themselves, upwards and downwards, and as if they were ids. A
 missing value is a level of its own, and the number of values and the sum of the weights of a row
 are numbers like others.
 """
@@ -26,7 +26,7 @@ MIN_POSITIVES = 20
 
 _PRIOR_ROWS = 10.0
 _IMPRESSIONS, _CLICKS, _CONVERSIONS = 0, 1, 2
-# Metric -> the outcome it predicts, and the one that says over which impressions.
+# Metric -> the outcome that it predicts, and the outcome that selects the impressions.
 _TASKS = {
     "ctr_auc": (_CLICKS, _IMPRESSIONS),
     "ctcvr_auc": (_CONVERSIONS, _IMPRESSIONS),
@@ -57,25 +57,30 @@ def describe_leaks(aucs: Aucs) -> str:
     """Returns one line: for each metric the largest AUC, and the feature that has it."""
     shown = []
     for metric in METRICS:
-        found = {name: auc for name, of in aucs.items() if (auc := of[metric]) is not None}
-        best = max(found, key=found.__getitem__, default=None)
-        what = "too few positives" if best is None else f"{found[best]:.4f} ({best})"
+        known = {
+            name: auc for name, by_metric in aucs.items() if (auc := by_metric[metric]) is not None
+        }
+        best = max(known, key=known.__getitem__, default=None)
+        what = "too few positives" if best is None else f"{known[best]:.4f} ({best})"
         shown.append(f"{metric} {what}")
     return f"a feature alone reaches: {' | '.join(shown)}"
 
 
 def largest_aucs(aucs: Aucs) -> dict[str, float]:
     """Returns the largest AUC of each feature for which one could be measured."""
-    known = {name: [auc for auc in of.values() if auc is not None] for name, of in aucs.items()}
-    return {name: max(found) for name, found in known.items() if found}
+    known = {
+        name: [auc for auc in by_metric.values() if auc is not None]
+        for name, by_metric in aucs.items()
+    }
+    return {name: max(values) for name, values in known.items() if values}
 
 
 def judge_leaks(aucs: Aucs, leak_auc: float) -> Finding | None:
     """Returns what is wrong if features alone predict a label better than `leak_auc`."""
     leaks = [
         f"{name!r} has {metric} {auc:.4f}"
-        for name, of in aucs.items()
-        for metric, auc in of.items()
+        for name, by_metric in aucs.items()
+        for metric, auc in by_metric.items()
         if auc is not None and auc > leak_auc
     ]
     if not leaks:
@@ -91,7 +96,7 @@ def judge_leaks(aucs: Aucs, leak_auc: float) -> Finding | None:
 class LeakMeter:
     """Measures all features: `add` every batch, then `score` every batch, then `result`.
 
-    Memory: 56 bytes a distinct id of each feature, four times that while merging, and the
+    Memory: 56 bytes per distinct id of each feature, four times that while merging, and the
     distinct scores, which are shortened to 15 bits.
     """
 
@@ -151,7 +156,7 @@ class _FeatureMeter:
             self._weights.add(shorten_numbers(sums), outcomes)
 
     def estimate_rates(self) -> None:
-        """Keeps, by task and half, the rates of all values and of none on the other half."""
+        """Keeps, by task and half, the rates of values and of a missing one on the other half."""
         self._values, outcomes = self._outcomes.result()
         outcomes = np.concatenate([outcomes, self._missing]).reshape(-1, 2, 3)
         # A row of many values counts in each of them; the mean over rows is in the lengths.
@@ -163,18 +168,18 @@ class _FeatureMeter:
     def score(self, batch: NumpyBatch) -> None:
         rows = batch.rows(self._feature)
         distinct, inverse = np.unique(self._shortened(rows.values), return_inverse=True)
-        places = np.searchsorted(self._values, distinct)[inverse.reshape(-1)]
+        indices = np.searchsorted(self._values, distinct)[inverse.reshape(-1)]
         for (task, half), tally in self._scored.items():
             rates, missing_rate = self._rates[task, half]
-            scores = _mean_by_row(rows, rates[places], missing_rate)
-            mine = rows.half == half
-            tally.add(shorten_numbers(scores[mine]), _sides(rows.outcomes[mine], task))
+            scores = _mean_by_row(rows, rates[indices], missing_rate)
+            in_half = rows.half == half
+            tally.add(shorten_numbers(scores[in_half]), _sides(rows.outcomes[in_half], task))
 
     def result(self) -> dict[str, float | None]:
         values, outcomes = self._outcomes.result()
         levels = np.concatenate([outcomes, self._missing]).reshape(-1, 2, 3)
-        found: dict[str, list[float | None]] = {task: [] for task in _TASKS}
-        for task, aucs in found.items():
+        by_task: dict[str, list[float | None]] = {task: [] for task in _TASKS}
+        for task, aucs in by_task.items():
             if self.has_many:
                 aucs.append(self._scored_auc(task))
                 aucs.append(_number_auc(*_numbers(self._lengths), task))
@@ -186,7 +191,7 @@ class _FeatureMeter:
                 aucs.append(_number_auc(*_numbers(self._weights), task))
         return {
             task: max((auc for auc in aucs if auc is not None), default=None)
-            for task, aucs in found.items()
+            for task, aucs in by_task.items()
         }
 
     def _shortened(self, values: np.ndarray) -> np.ndarray:
@@ -207,7 +212,7 @@ def _by_half(rows: FeatureRows) -> np.ndarray:
 
 
 def _numbers(tally: Tally) -> tuple[np.ndarray, np.ndarray]:
-    """Returns numbers and their outcomes `[n + 1, 2, 3]`; none is missing."""
+    """Returns numbers and their outcomes `[n + 1, 2, 3]`; the last, of missing ones, are 0."""
     values, outcomes = tally.result()
     return values, np.concatenate([outcomes, np.zeros([1, 6], np.int64)]).reshape(-1, 2, 3)
 
@@ -254,8 +259,9 @@ def _rate_auc(levels: np.ndarray, task: str) -> float | None:
 
 
 def _mean_auc(halves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> float | None:
-    if any(min(won.sum(), lost.sum()) < MIN_POSITIVES for _, won, lost in halves):
-        return None
+    for _, positives, negatives in halves:
+        if min(positives.sum(), negatives.sum()) < MIN_POSITIVES:
+            return None
     return float(np.mean([exact.weighted_auc(*half) for half in halves]))
 
 

@@ -4,7 +4,7 @@
 model_dir/
   config.json       the resolved settings
   history.json      the metrics of each epoch
-  calibration.json  maps fitted after training, which later commands apply; not there without
+  calibration.json  maps fitted after training, which later commands apply; if there are any
   schema.toml       the schema, with its vocabularies beside it
   checkpoints/      model, optimizer and progress after each epoch, for resuming
   weights/          the model that later commands read
@@ -14,17 +14,13 @@ model_dir/
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
-
 from esmm_tf import files, keys
-from esmm_tf.calibration.layers import build_calibrated
 from esmm_tf.calibration.maps import FORMAT_VERSION as CALIBRATION_FORMAT
-from esmm_tf.calibration.maps import Calibration, CalibrationMap
+from esmm_tf.calibration.maps import Calibration
 from esmm_tf.config.training import (
     InputConfig,
     MethodConfig,
@@ -33,8 +29,6 @@ from esmm_tf.config.training import (
     TrainConfig,
 )
 from esmm_tf.errors import UserError
-from esmm_tf.methods import load_method
-from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
@@ -49,7 +43,7 @@ TENSORBOARD = "tensorboard"
 class Settings:
     """Everything that a run was started with.
 
-    `negative_keep_rate` is that of the records it was trained on, for which the model is corrected.
+    `negative_keep_rate` is that of the training records, for which the model is corrected.
     """
 
     train: TrainConfig
@@ -58,26 +52,6 @@ class Settings:
     input: InputConfig
     method: MethodConfig = dataclasses.field(default_factory=MethodConfig)
     negative_keep_rate: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainedModel:
-    """A model with its trained weights, and what it was trained with.
-
-    `weights` tells them from others; `calibration` holds the maps that the model applies, by the
-    probability that each corrects.
-    """
-
-    model: Any
-    schema: Schema
-    settings: Settings
-    weights: str
-    calibration: Mapping[str, CalibrationMap] = dataclasses.field(default_factory=dict)
-
-    @property
-    def calibration_methods(self) -> dict[str, str]:
-        """Returns how each probability is calibrated, by those that are."""
-        return {name: found.method for name, found in self.calibration.items()}
 
 
 def save_settings(settings: Settings, schema: Schema, model_dir: str) -> None:
@@ -191,98 +165,9 @@ def _with_vocabularies(schema: Schema) -> Schema:
     return dataclasses.replace(schema, features=tuple(features))
 
 
-def load_model(
-    model_dir: str,
-    *,
-    calibrated: bool = True,
-    model_class: type[EntireSpaceModel] = EntireSpaceModel,
-) -> TrainedModel:
-    """Returns the trained model of a directory, corrected for down-sampled training records.
-
-    Args:
-      model_dir: a model directory.
-      calibrated: whether the model applies the maps of `calibration.json`, if there are any.
-      model_class: of the model before it is corrected.
-
-    Raises:
-      UserError: if there is no model, or the maps were fitted for other weights than it has.
-    """
-    settings, schema = load_settings(model_dir), load_schema(model_dir)
-    model, weights = load_network(model_dir, model_class=model_class)
-    maps = _load_maps(model_dir, weights) if calibrated else {}
-    return TrainedModel(
-        model=build_calibrated(model, maps, negative_keep_rate=settings.negative_keep_rate),
-        schema=schema,
-        settings=settings,
-        weights=weights,
-        calibration=maps,
-    )
-
-
 def load_schema(model_dir: str) -> Schema:
     """Returns the schema that a run was started with."""
     return toml_file.load_schema(os.path.join(model_dir, keys.SCHEMA_FILE))
-
-
-def load_network(
-    model_dir: str, *, model_class: type[EntireSpaceModel] = EntireSpaceModel
-) -> tuple[EntireSpaceModel, str]:
-    """Returns the model as it was trained, and the name of its weights.
-
-    Raises:
-      UserError: if there is none.
-    """
-    settings, schema = load_settings(model_dir), load_schema(model_dir)
-    path = _latest_weights(model_dir)
-    if path is None:
-        raise UserError(
-            f"{model_dir!r} has no trained weights yet. Run the training command again: it "
-            "resumes where it stopped."
-        )
-    method = load_method(settings.method.method)
-    model = method.build(schema, settings.model, model_class=model_class)
-    tf.train.Checkpoint(model=model).restore(path).expect_partial()
-    return model, _identity(path)
-
-
-def has_weights(model_dir: str) -> bool:
-    """Returns whether a model is trained in the directory."""
-    return _latest_weights(model_dir) is not None
-
-
-def _latest_weights(model_dir: str) -> str | None:
-    return tf.train.latest_checkpoint(os.path.join(model_dir, WEIGHTS))
-
-
-def save_weights(model: EntireSpaceModel, model_dir: str) -> str:
-    """Writes weights that later commands read, beside those before until they stand; returns where.
-
-    Calibration maps that were fitted for others are refused from then on.
-    """
-    directory = os.path.join(model_dir, WEIGHTS)
-    manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), directory, max_to_keep=1)
-    before = manager.latest_checkpoint
-    number = int(before.rpartition("-")[2]) + 1 if before else 1
-    return manager.save(checkpoint_number=number)
-
-
-def _identity(checkpoint: str) -> str:
-    """Returns a name that no other weights have: an index holds the checksum of every tensor."""
-    with open(f"{checkpoint}.index", "rb") as file:
-        return f"{os.path.basename(checkpoint)}:{hashlib.sha256(file.read()).hexdigest()[:16]}"
-
-
-def _load_maps(model_dir: str, weights: str) -> Mapping[str, CalibrationMap]:
-    found = load_calibration(model_dir)
-    if found is None:
-        return {}
-    if found.weights != weights:
-        raise UserError(
-            f"The calibration in {model_dir!r} was fitted for the weights {found.weights}, and "
-            f"training has gone on since: they are {weights}. Run python -m esmm_tf.calibrate "
-            "again, or with --calibration=none to do without."
-        )
-    return found.maps
 
 
 def save_calibration(calibration: Calibration, model_dir: str) -> str:

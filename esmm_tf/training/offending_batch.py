@@ -26,37 +26,36 @@ def save_batch(
     config: InputConfig,
     *,
     seed: int | None,
-    place: int,
+    index: int,
     split: str,
     model_dir: str,
     subset: Subset = ALL,
 ) -> str:
-    """Saves a batch in `model_dir` and returns where it is and what of its numbers stands out.
+    """Saves a batch in `model_dir` and returns where it is and which of its numbers stand out.
 
-    A batch of training is saved with the one before: the update after that one may have spoilt the
-    weights.
+    A training batch is saved with the one before it, whose update may have spoilt the weights.
 
     Args:
       source: that the batch came from.
       schema: of its records.
-      config: how it was read.
-      seed: with which it was read, as in `input_fn.build_dataset`; None stands for validation.
-      place: of the batch in its epoch, from 0.
-      split: that the data set has.
+      config: how the records were read.
+      seed: with which they were read, as in `input_fn.build_dataset`; None stands for validation.
+      index: of the batch in its epoch, from 0.
+      split: of the data set that is saved.
       model_dir: receives the directory `offending_batch` in place of an earlier one.
       subset: which part of the records was read. Groups are saved whole.
     """
-    first = place if seed is None else max(place - 1, 0)
+    first = index if seed is None else max(index - 1, 0)
     serialized = input_fn.read_groups(
-        source, schema, config, seed=seed, batches=range(first, place + 1), subset=subset
+        source, schema, config, seed=seed, batches=range(first, index + 1), subset=subset
     )
     batch = parsing.parse_groups(serialized, schema)
-    found = _build_manifest(batch, source, split=split, num_records=len(serialized))
+    batch_manifest = _build_manifest(batch, source, split=split, num_records=len(serialized))
     directory = os.path.join(model_dir, DIRECTORY)
-    _write(serialized.numpy(), schema, found, directory)
+    _write(serialized.numpy(), schema, batch_manifest, directory)
     return (
-        f"The {found.impressions(split):,} impressions of its batch"
-        f"{' and the one before' if first < place else ''} are saved in {directory!r}: "
+        f"The {batch_manifest.impressions(split):,} impressions of its batch"
+        f"{' and the one before' if first < index else ''} are saved in {directory!r}: "
         f"{describe_numbers(batch, schema)}."
     )
 
@@ -82,18 +81,18 @@ def _build_manifest(
 
 
 def _write(
-    serialized: np.ndarray, schema: Schema, found: manifest.Manifest, directory: str
+    serialized: np.ndarray, schema: Schema, batch_manifest: manifest.Manifest, directory: str
 ) -> None:
     """Writes a data set under a temporary name and renames it."""
     temporary = f"{directory}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     os.makedirs(temporary)
-    for (shard,) in found.splits.values():
+    for (shard,) in batch_manifest.splits.values():
         with tf.io.TFRecordWriter(os.path.join(temporary, shard.file)) as writer:
             for group in serialized:
                 writer.write(group)
     toml_file.save_schema(schema, temporary, keys.SCHEMA_FILE)
-    manifest.write_manifest(found, temporary)
+    manifest.write_manifest(batch_manifest, temporary)
     shutil.rmtree(directory, ignore_errors=True)
     os.rename(temporary, directory)
 

@@ -82,7 +82,7 @@ class Trainer:
         Raises:
           UserError: if a guard stops the run, or there is nothing to train on.
         """
-        with contextlib.ExitStack() as stack:  # what a guard that ends the run has written is kept
+        with contextlib.ExitStack() as stack:  # keeps what a guard writes before it ends the run
             for writer in self._writers.values():
                 stack.callback(writer.close)
             is_resumed = self._checkpoints.restore_or_initialize() is not None
@@ -110,7 +110,7 @@ class Trainer:
         training_data.save_data(data, self._settings.train.model_dir)
 
     def _check_not_empty(self) -> None:
-        """Checks that a share of the groups, or a sample, holds anything."""
+        """Checks that a share of the groups, or a sample, holds an impression."""
         fraction = self._settings.train.train_fraction
         if fraction == 1 and self._sampler is None:
             return
@@ -123,7 +123,7 @@ class Trainer:
 
     @property
     def _impressions(self) -> int:
-        """Returns how many impressions an epoch trains on, on average."""
+        """Returns the mean number of impressions that an epoch trains on."""
         labels = self._sources[keys.TRAIN].labels
         drawn = self._sampler.sampling.count(labels) if self._sampler else labels.impressions
         return max(round(drawn * self._settings.train.train_fraction), 1)
@@ -185,7 +185,7 @@ class Trainer:
         logs = {name: values[-1] for name, values in history.history.items()}
         return logs | {"impressions_per_second": throughput.impressions_per_second}
 
-    def _save_batch(self, seed: int, split: str, place: int) -> str:
+    def _save_batch(self, seed: int, split: str, index: int) -> str:
         """Saves a batch of the epoch that is trained with `seed`; returns where."""
         is_training = split == keys.TRAIN
         return offending_batch.save_batch(
@@ -193,7 +193,7 @@ class Trainer:
             self._schema,
             self._settings.input,
             seed=seed if is_training else None,
-            place=place,
+            index=index,
             split=split,
             model_dir=self._settings.train.model_dir,
             subset=self._subset(seed) if is_training else ALL,
@@ -217,7 +217,7 @@ class Trainer:
         return input_fn.training_tuples(dataset)
 
     def _finish_epoch(self, validation_loss: float | None) -> None:
-        """Keeps the weights, if they are the best so far or none are compared, and the progress."""
+        """Keeps the progress, and the weights if they are the best so far or are not compared."""
         if self._settings.train.early_stopping_patience == 0 or validation_loss is None:
             self._weights.save()
         elif validation_loss < float(self._best_loss):
@@ -240,7 +240,7 @@ def _finite(logs: dict[str, Any]) -> dict[str, float | None]:
 
 
 def summary(logs: dict[str, Any]) -> str:
-    """Returns one line: loss, and each AUC that is defined with its space and its positives."""
+    """Returns one line: loss, and each AUC that is defined, with its space and its positives."""
     clicks, conversions = int(logs["clicks"]), int(logs["conversions"])
     aucs = {
         "ctr_auc": f"{clicks:,} clicks",

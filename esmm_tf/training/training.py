@@ -25,7 +25,8 @@ from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from esmm_tf.training import ctr_network, data_guards, model_directory
-from esmm_tf.training.model_directory import Settings, TrainedModel
+from esmm_tf.training.model_directory import Settings
+from esmm_tf.training.trained_model import TrainedModel
 from esmm_tf.training.trainer import Trainer
 
 ESMM = MethodConfig()
@@ -44,9 +45,8 @@ def train(
 ) -> list[dict[str, Any]]:
     """Trains ESMM, or another --method, on TFRecords and leaves the model in --model_dir.
 
-    A run that was interrupted goes on after its last finished epoch when started again with the
-    same settings; the order of the records depends on seed and epoch alone, so that the result is
-    the same.
+    An interrupted run that is started again with the same settings goes on after its last finished
+    epoch, with the same result: the order of the records depends on seed and epoch alone.
 
     Returns the metrics of each epoch, as `history.json` holds them. `schema` is by default that of
     --schema, or that beside the records.
@@ -61,16 +61,13 @@ def train(
         negative_keep_rate=source.negative_keep_rate,
     )
     method = load_method(method_config.method)
-    sampling = method.choose_sampling(method_config.rate)
-    if sampling is not None:
-        _check_drawn(source, sampling, f"{method.title} on the {keys.TRAIN} data")
-        _check_drawn(validation, sampling, f"{method.title} on the {keys.VALIDATION} data")
+    sampling = _choose_sampling(method, method_config.rate, source, validation)
     ctr = ctr_network.load_ctr_network(method, settings, schema)
     model_directory.save_settings(settings, schema, train_config.model_dir)
     model = _build_model(
         method, settings, schema, source, sampling=sampling, ctr=ctr, model_class=model_class
     )
-    trainer = Trainer(
+    Trainer(
         model,
         schema,
         settings,
@@ -78,13 +75,12 @@ def train(
         source=source,
         validation=validation,
         sampler=_build_sampler(settings, schema, source, sampling=sampling, ctr=ctr),
-    )
-    trainer.run()
+    ).run()
     return model_directory.load_history(train_config.model_dir)
 
 
 def _find_data(config: TrainConfig, schema: Schema | None) -> tuple[Source, Source | None, Schema]:
-    """Returns what is trained on, what is validated on, and the schema of both."""
+    """Returns the records to train on, those to validate on, and the schema of both."""
     source = find_source(config.train_files, split=keys.TRAIN)
     if schema is None:
         path = config.schema or os.path.join(source.directory, keys.SCHEMA_FILE)
@@ -96,6 +92,17 @@ def _find_data(config: TrainConfig, schema: Schema | None) -> tuple[Source, Sour
     check_schema(validation, schema)
     data_guards.check_sampling(source, validation)
     return source, validation, schema
+
+
+def _choose_sampling(
+    method: Method, rate: float | None, source: Source, validation: Source | None
+) -> Sampling | None:
+    """Returns how the method samples, which must leave impressions of both sources."""
+    sampling = method.choose_sampling(rate)
+    if sampling is not None:
+        _check_drawn(source, sampling, f"{method.title} on the {keys.TRAIN} data")
+        _check_drawn(validation, sampling, f"{method.title} on the {keys.VALIDATION} data")
+    return sampling
 
 
 def _check_drawn(source: Source | None, sampling: Sampling, where: str) -> None:

@@ -25,7 +25,7 @@ _NUM_READERS = 16  # on a remote file system the time is all waiting
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdentifiedShard:
-    """A file of records, and a fingerprint that a copy of it shares."""
+    """A file of records, and a fingerprint that its copies share."""
 
     file: str
     fingerprint: str
@@ -33,7 +33,7 @@ class IdentifiedShard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """The shards of a run; `early_stopping` tells whether those of validation ended it."""
+    """The shards of a run; `early_stopping` tells whether validation decided its end."""
 
     train: tuple[IdentifiedShard, ...]
     validation: tuple[IdentifiedShard, ...] = ()
@@ -52,7 +52,7 @@ def identify_data(
 
 
 def identify_shards(source: Source) -> tuple[IdentifiedShard, ...]:
-    """Returns the shards that hold impressions: all empty ones are alike."""
+    """Returns the shards that hold impressions; empty ones cannot be told apart."""
     names = [
         file
         for file, shard in zip(source.files, source.shards, strict=True)
@@ -129,7 +129,7 @@ def used_in_training(
     The uses are `training`, `early stopping` and `calibration`; one without files is left out. None
     if it is not known: an older release trained the model.
 
-    Shards are compared whole: records that were written again, otherwise divided, look new.
+    Shards are compared whole: records that were written again and divided otherwise look new.
 
     Args:
       model_dir: of the model.
@@ -145,25 +145,25 @@ def used_in_training(
         if data.early_stopping:
             seen[EARLY_STOPPING] = {shard.fingerprint for shard in data.validation}
     shards = identify_shards(source)
-    found = {
+    used = {
         use: tuple(shard.file for shard in shards if shard.fingerprint in seen.get(use, ()))
         for use in (TRAINING, EARLY_STOPPING, CALIBRATION)
     }
-    return {use: names for use, names in found.items() if names}
+    return {use: names for use, names in used.items() if names}
 
 
 def judge_used(used: Mapping[str, Sequence[str]] | None, source: Source) -> Finding | None:
     """Returns what is wrong if a model is measured on, or fitted to, shards that it has seen."""
     if not used:
         return None
-    found = [
+    uses = [
         f"{len(shards)} of {len(source.files)} shards were used for {use}, such as {shards[0]!r}"
         for use, shards in used.items()
     ]
     return Finding(
         guard="used_data",
         message="A model is measured or calibrated on impressions that it has not seen, and "
-        f"{' and '.join(found)}: it looks better on them than it is. Name other files with "
+        f"{' and '.join(uses)}: it looks better on them than it is. Name other files with "
         "--files, or another --split.",
     )
 

@@ -202,7 +202,7 @@ def test_a_broken_batch_of_a_sampled_run_is_saved_with_its_groups(source, tmp_pa
         SCHEMA,
         config,
         seed=5,
-        place=3,
+        index=3,
         split="train",
         model_dir=str(tmp_path),
         subset=subset,

@@ -22,7 +22,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.evaluation import prediction
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import model_directory, trained_model, training
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 USES_CTR = ("aman", "base", "division", "oversampling", "unbias")
@@ -121,7 +121,7 @@ def test_a_method_is_trained_evaluated_and_served(name, data, ctr_dir, tmp_path,
 
 def assert_serves(path, model_dir, data):
     """Asserts that a SavedModel gives what the trained model gives, each in [0, 1]."""
-    trained = model_directory.load_model(str(model_dir))
+    trained = trained_model.load_model(str(model_dir))
     source = find_source(str(data), split="test")
     columns = list(prediction.Prediction(trained.model, trained.schema, source, InputConfig()))
     expected = {name: np.concatenate([c[name] for c in columns]) for name in PROBABILITIES}

@@ -28,7 +28,7 @@ from esmm_tf.schema import schema as schema_lib
 from esmm_tf.serving import exported as exported_version
 from esmm_tf.serving import exporter, saved_model, skew, skew_causes
 from esmm_tf.serving.skew_comparison import Comparison
-from esmm_tf.training import model_directory
+from esmm_tf.training import model_directory, trained_model
 
 MODEL_NAME = "shop"
 
@@ -80,7 +80,7 @@ def small_dir(small_schema, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(small_dir):
     """Returns the model of `small_dir`."""
-    return model_directory.load_model(str(small_dir))
+    return trained_model.load_model(str(small_dir))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def exported(export, small):
 @pytest.fixture(scope="module")
 def other_weights(small_dir, export):
     """Returns the directory of an export, version 7, of a model with other weights."""
-    other = model_directory.load_model(str(small_dir))
+    other = trained_model.load_model(str(small_dir))
     other.model.set_weights([1.1 * weight for weight in other.model.get_weights()])
     return export(dataclasses.replace(other, weights="ckpt-9:other"), version=7)
 
@@ -328,7 +328,7 @@ def test_a_calibration_fitted_again_is_told_by_the_order_of_scores(
     before = calibrated(small_dir, tmp_path / "before", slope=1.5)
     after = calibrated(small_dir, tmp_path / "after", slope=1.7)
 
-    code, _, tree = check(export(model_directory.load_model(str(before))), model_dir=str(after))
+    code, _, tree = check(export(trained_model.load_model(str(before))), model_dir=str(after))
 
     assert code == 1
     assert tree["notes"] == []
@@ -345,7 +345,7 @@ def test_a_calibration_fitted_again_is_told_by_the_order_of_scores(
 def calibrated(model_dir, directory, *, slope):
     shutil.copytree(model_dir, directory)
     maps = {name: Platt(slope=slope, offset=-0.25) for name in ("pctr", "pcvr")}
-    weights = model_directory.load_model(str(model_dir)).weights
+    weights = trained_model.load_model(str(model_dir)).weights
     model_directory.save_calibration(Calibration(maps=maps, weights=weights), str(directory))
     return directory
 

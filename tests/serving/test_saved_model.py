@@ -15,7 +15,7 @@ from esmm_tf.data import records
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction
 from esmm_tf.serving import saved_model
-from esmm_tf.training import model_directory
+from esmm_tf.training import trained_model
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 WIDTHS = {"interests": 3, "tags": 5, "visits": 4}
@@ -109,7 +109,7 @@ def exported(model_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("exported")
     copied = directory / "model_dir"
     shutil.copytree(model_dir, copied)
-    found = model_directory.load_model(str(copied))
+    found = trained_model.load_model(str(copied))
     path = directory / "export"
     saved_model.save(found.model, found.schema, str(path), widths=WIDTHS)
     shutil.rmtree(copied)

@@ -19,7 +19,7 @@ from esmm_tf.config.training import (
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.model.optimizers import RowwiseAdam
-from esmm_tf.training import ctr_network, model_directory
+from esmm_tf.training import ctr_network, model_directory, trained_model
 from esmm_tf.training.model_directory import Settings
 
 USERS = pytest.mark.parametrize("name", ["aman", "base", "division", "oversampling", "unbias"])
@@ -177,14 +177,14 @@ def test_a_model_can_be_loaded_after_the_network_it_copied_is_gone(tmp_path, ctr
     base_dir = write_model(tmp_path / "base", model, method="base", ctr_model_dir=ctr_dir)
     shutil.rmtree(ctr_dir)
 
-    loaded = model_directory.load_model(str(base_dir)).model
+    loaded = trained_model.load_model(str(base_dir)).model
 
     np.testing.assert_array_equal(loaded(FEATURES)["pctr"], ctr_model(FEATURES)["pctr"])
     np.testing.assert_array_equal(loaded(FEATURES)["pcvr"], model(FEATURES)["pcvr"])
 
 
 def test_a_ctr_model_keeps_the_share_of_conversions_it_was_trained_with(ctr_dir):
-    loaded = model_directory.load_model(str(ctr_dir)).model
+    loaded = trained_model.load_model(str(ctr_dir)).model
 
     np.testing.assert_allclose(loaded(FEATURES)["pcvr"], np.full(8, 0.25), rtol=1e-6)
 

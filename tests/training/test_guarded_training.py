@@ -28,7 +28,7 @@ from esmm_tf.data.writer import DataSetWriter, ShardWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.training import model_directory, training, training_data
+from esmm_tf.training import model_directory, trained_model, training, training_data
 
 SCHEMA = Schema(
     name="tiny",
@@ -330,7 +330,7 @@ def test_weights_that_the_last_step_spoils_are_not_saved(healthy, tmp_path):
         )
 
     with pytest.raises(UserError, match="has no trained weights yet"):
-        model_directory.load_model(str(tmp_path))
+        trained_model.load_model(str(tmp_path))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from esmm_tf.config.training import (
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import IdentityColumn, VocabularyColumn
-from esmm_tf.training import model_directory
+from esmm_tf.training import model_directory, trained_model
 
 
 def build_settings(directory, *, model=None, optimizer=None, reading=None, method=None, **settings):
@@ -83,7 +83,7 @@ def test_a_directory_without_settings_is_no_model_directory(tmp_path):
     )
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        model_directory.load_model(str(tmp_path))
+        trained_model.load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize("version", [2, None])
@@ -106,13 +106,13 @@ def test_a_run_without_a_finished_epoch_has_no_model(saved):
     )
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        model_directory.load_model(str(saved))
+        trained_model.load_model(str(saved))
 
 
 def test_the_model_has_the_weights_that_were_saved(trained, model_dir):
     fresh = load_method("esmm").build(trained.schema, trained.settings.model)
 
-    again = model_directory.load_model(str(model_dir))
+    again = trained_model.load_model(str(model_dir))
 
     for name, one, other in zip(
         [w.name for w in trained.model.weights],
@@ -130,7 +130,7 @@ def test_a_directory_that_was_moved_is_read_with_its_own_vocabulary(model_dir, t
     moved = tmp_path / "moved"
     shutil.copytree(model_dir, moved)
 
-    schema = model_directory.load_model(str(moved)).schema
+    schema = trained_model.load_model(str(moved)).schema
 
     column = next(f.column for f in schema.features if f.name == "query")
     assert column.file == str(moved / "vocabularies/query.txt")

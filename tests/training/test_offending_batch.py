@@ -22,7 +22,7 @@ def read_samples(dataset):
 
 
 def save(source, schema, model_dir, **changes):
-    settings = {"seed": None, "place": 0, "split": "train", **changes}
+    settings = {"seed": None, "index": 0, "split": "train", **changes}
     return offending_batch.save_batch(source, schema, CONFIG, model_dir=str(model_dir), **settings)
 
 
@@ -32,9 +32,9 @@ def test_the_groups_of_a_batch_are_read_again_whichever_iterator_gave_it(source,
     read_samples(dataset)
     batches = read_samples(dataset)
 
-    for place, expected in enumerate(batches):
+    for index, expected in enumerate(batches):
         groups = input_fn.read_groups(
-            source, schema, CONFIG, seed=seed, batches=range(place, place + 1)
+            source, schema, CONFIG, seed=seed, batches=range(index, index + 1)
         )
         found = parsing.parse_groups(groups, schema, carry=True).carry["sample"]
         assert found.numpy().tolist() == expected
@@ -45,7 +45,7 @@ def test_a_batch_of_training_is_saved_with_the_one_before(source, schema, tmp_pa
     dataset = input_fn.build_dataset(source, schema, CONFIG, seed=3, carry=True)
     batches = read_samples(dataset)
 
-    text = save(source, schema, tmp_path, seed=3, place=4)
+    text = save(source, schema, tmp_path, seed=3, index=4)
 
     saved = find_source(str(tmp_path / "offending_batch"), split="train")
     check_schema(saved, schema)
@@ -67,7 +67,7 @@ def test_a_batch_of_training_is_saved_with_the_one_before(source, schema, tmp_pa
     )
 
 
-@pytest.mark.parametrize("changes", [{"seed": 3}, {"seed": None, "place": 2}])
+@pytest.mark.parametrize("changes", [{"seed": 3}, {"seed": None, "index": 2}])
 def test_the_first_batch_and_a_batch_of_validation_are_saved_alone(
     source, schema, tmp_path, changes
 ):
@@ -77,8 +77,8 @@ def test_the_first_batch_and_a_batch_of_validation_are_saved_alone(
 
 
 def test_a_later_batch_takes_the_place_of_an_earlier_one(source, schema, tmp_path):
-    save(source, schema, tmp_path, place=0)
-    save(source, schema, tmp_path, place=3, split="validation")
+    save(source, schema, tmp_path, index=0)
+    save(source, schema, tmp_path, index=3, split="validation")
 
     assert list(manifest.load_manifest(str(tmp_path / "offending_batch")).splits) == ["validation"]
     assert {path.name for path in tmp_path.iterdir()} == {"data", "offending_batch"}

@@ -19,7 +19,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import model_directory, trained_model, training
 
 SHELF = Schema(
     name="shelf",
@@ -111,7 +111,7 @@ def test_the_pctr_of_a_run_of_base_is_that_of_the_ctr_run(data, ctr_dir, base_hi
     _, base_dir = base_history
     features = read_features(data)
 
-    ctr, base = (model_directory.load_model(str(d)).model(features) for d in (ctr_dir, base_dir))
+    ctr, base = (trained_model.load_model(str(d)).model(features) for d in (ctr_dir, base_dir))
 
     np.testing.assert_array_equal(ctr["pctr"], base["pctr"])
     assert len(np.unique(base["pcvr"])) > 10
@@ -120,7 +120,7 @@ def test_the_pctr_of_a_run_of_base_is_that_of_the_ctr_run(data, ctr_dir, base_hi
 def test_the_pcvr_of_a_ctr_run_is_that_of_the_clicks_it_was_trained_on(data, ctr_dir):
     labels = find_source(str(data), split="train").labels
 
-    pcvr = model_directory.load_model(str(ctr_dir)).model(read_features(data))["pcvr"]
+    pcvr = trained_model.load_model(str(ctr_dir)).model(read_features(data))["pcvr"]
 
     assert 0 < labels.conversions < labels.clicks
     np.testing.assert_allclose(pcvr, np.full(200, labels.conversions / labels.clicks), rtol=1e-6)
@@ -138,7 +138,7 @@ def test_a_sampled_run_that_is_resumed_ends_as_if_it_had_not_been(
         )
 
     assert [entry["train"]["loss"] for entry in history] == [e["train"]["loss"] for e in expected]
-    found, wanted = (model_directory.load_model(str(d)).model for d in (tmp_path, base_dir))
+    found, wanted = (trained_model.load_model(str(d)).model for d in (tmp_path, base_dir))
     for one, other in zip(found.get_weights(), wanted.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 

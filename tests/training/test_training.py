@@ -23,7 +23,7 @@ from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Labels, Schema
-from esmm_tf.training import callbacks, model_directory, trainer, training
+from esmm_tf.training import callbacks, model_directory, trained_model, trainer, training
 
 SCHEMA = Schema(
     name="tiny",
@@ -205,7 +205,7 @@ def test_a_step_is_counted_once_a_batch(finished):
 
 
 def test_the_model_of_a_run_is_the_one_of_its_last_epoch(finished):
-    model = model_directory.load_model(str(finished)).model
+    model = trained_model.load_model(str(finished)).model
 
     kernel = model.get_layer("ctr_tower").layers[0].kernel.numpy()
 
@@ -335,7 +335,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(data, tmp_path, monk
     history = model_directory.load_history(str(tmp_path))
     assert [entry["validation"]["loss"] for entry in history] == [1.0, 0.5, 0.7, 0.5]
     assert capsys.readouterr().out.endswith("nothing left to train after epoch 4 of 5\n")
-    kept = model_directory.load_model(str(tmp_path)).model.get_weights()
+    kept = trained_model.load_model(str(tmp_path)).model.get_weights()
     for place, array in enumerate(kept):
         np.testing.assert_array_equal(array, weights[1][place])
         assert not np.array_equal(array, weights[3][place])
@@ -352,7 +352,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_its_weights_are_saved(da
         train(data, tmp_path, learning_rate=1e38)
 
     with pytest.raises(UserError, match="has no trained weights yet"):
-        model_directory.load_model(str(tmp_path))
+        trained_model.load_model(str(tmp_path))
 
 
 def test_the_example_weight_of_the_records_scales_the_loss(tmp_path):

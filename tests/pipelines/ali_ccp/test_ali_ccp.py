@@ -50,7 +50,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from esmm_tf.serving import exporter
-from esmm_tf.training import model_directory, training
+from esmm_tf.training import trained_model, training
 
 HAS_SPARK = shutil.which("java") and all(
     importlib.util.find_spec(name) for name in ("pyspark", "esmm_pipelines.engines.spark_engine")
@@ -331,7 +331,7 @@ def test_a_model_is_trained_on_the_records_and_exported_with_their_vocabularies(
         "guards": GuardConfig(),
     }
     training.train(*settings.values())
-    trained = model_directory.load_model(str(tmp_path / "model"))
+    trained = trained_model.load_model(str(tmp_path / "model"))
 
     config = ExportConfig(
         model_dir=str(tmp_path / "model"), export_dir=str(tmp_path / "export"), batch_sizes=(1, 8)
