@@ -23,7 +23,7 @@ class AliCcpGroupBuilder(WholeGroups):
     """
 
     def groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
-        """Yields the groups of rows, none of which is cut off at either end."""
+        """Yields the groups in `rows`, each of which is there as a whole."""
         values = self._values(rows)
         key_columns = self._keys(rows)
         labels = {name: _column(rows[name]) for name in self._label_names()}

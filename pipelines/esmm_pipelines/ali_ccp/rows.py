@@ -202,7 +202,7 @@ def _all(mask: pa.Array) -> bool:
 
 
 def _pairs(column: pa.Array, separator: str) -> tuple[pa.Array, pa.Array, np.ndarray]:
-    """Returns what stands before and after the separator, and a mask of rows without just one."""
+    """Returns the texts before and after the separator, and a mask of rows without exactly one."""
     parts = pc.split_pattern(column, separator)
     invalid = pc.list_value_length(parts).to_numpy() != 2
     if invalid.any():
@@ -263,7 +263,7 @@ def _tokens(
 def _check_fields(
     tokens: np.ndarray, parents: np.ndarray, rejects: _Rejects, *, schema: Schema, side: str
 ) -> None:
-    """Marks rows with a field on the wrong side, repeated, missing, or with a value to lose."""
+    """Marks rows with a field on the wrong side, repeated or missing, or a value to be lost."""
     number = len(rejects.reasons)
     for field, feature in enumerate(schema.features):
         own = np.flatnonzero(tokens["field"] == field)

@@ -32,7 +32,7 @@ class WholeGroups(abc.ABC):
 
     @abc.abstractmethod
     def groups(self, rows: pa.Table) -> Iterator[tuple[str, Group]]:
-        """Yields the groups of rows, none of which is cut off at either end."""
+        """Yields the groups in `rows`, each of which is there as a whole."""
 
 
 def starts(rows: pa.Table, *names: str) -> list[int]:

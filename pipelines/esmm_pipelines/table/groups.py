@@ -37,7 +37,7 @@ class GroupBuilder(WholeGroups):
     negative_keep_rate: float = 1.0
 
     def groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
-        """Yields the groups of rows, none of which is cut off at either end."""
+        """Yields the groups in `rows`, each of which is there as a whole."""
         if self.negative_keep_rate < 1:
             rows = rows.filter(pa.array(self._is_kept(rows)))
         if not len(rows):

@@ -207,7 +207,7 @@ def _context_text(schema: Schema) -> str:
 
 
 def row_order(schema: Schema) -> list[str]:
-    """Returns the columns that order the rows; chance orders none but equal rows."""
+    """Returns the columns that order the rows; chance orders equal rows alone."""
     values = [value for value in table_values(schema).values() if value.side != CONTEXT]
     single = [value.name for value in values if not value.is_many]
     return [ORDER, SIGNATURE, *single, *(value.name for value in values if value.is_many)]
