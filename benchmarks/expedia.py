@@ -1,7 +1,7 @@
 """`python -m benchmarks.expedia --input=train.csv`: ESMM on Expedia's searches, several seeds.
 
 Runs the commands of the README: the records are written once, the model is trained and evaluated
-once a seed. Boosted trees from scikit-learn on the same columns and splits stand beside it.
+once per seed. Boosted trees from scikit-learn on the same columns and splits stand beside it.
 """
 
 import dataclasses
@@ -91,9 +91,9 @@ def _esmm(config: BenchmarkConfig, records: str, model_dir: str, seed: int) -> d
     )
     trained = trained_model.load_model(model_dir)
     source = find_source(records, split=keys.TEST)
-    found = collect_scores(trained.model, trained.schema, source, _READ)
+    scores = collect_scores(trained.model, trained.schema, source, _READ)
     test = _columns(trained.schema, source)
-    return _aucs(test, ctr=found.ctr_logits, cvr=found.cvr_logits, ctcvr=found.ctcvr_logits)
+    return _aucs(test, ctr=scores.ctr_logits, cvr=scores.cvr_logits, ctcvr=scores.ctcvr_logits)
 
 
 def _trees(records: str, seed: int) -> dict[str, float]:

@@ -58,13 +58,13 @@ def main(config: BenchmarkConfig) -> None:
             runs[name].append(_in_a_process(measure, config))
     print(f"{config.num_impressions:,} impressions, {config.num_groups:,} groups")
     (_, peers), *_ = runs.items()
-    for name, found in runs.items():
-        ratios = [peer.seconds / run.seconds for peer, run in zip(peers, found, strict=True)]
+    for name, own in runs.items():
+        ratios = [peer.seconds / run.seconds for peer, run in zip(peers, own, strict=True)]
         print(
-            f"{name}: {_spread([run.seconds for run in found], '.1f')} s, "
+            f"{name}: {_spread([run.seconds for run in own], '.1f')} s, "
             f"{_spread(ratios, '.2f')} times as fast as scikit-learn, "
-            f"peak memory {max(run.peak_mib for run in found):,.0f} MiB, "
-            f"AUC - scikit-learn's: {found[0].value - peers[0].value:.1e}"
+            f"peak memory {max(run.peak_mib for run in own):,.0f} MiB, "
+            f"AUC - scikit-learn's: {own[0].value - peers[0].value:.1e}"
         )
 
 
@@ -75,9 +75,9 @@ def _in_a_process(measure: Callable[[scores.Scores], float], config: BenchmarkCo
 
 
 def _run(measure: Callable[[scores.Scores], float], config: BenchmarkConfig) -> Run:
-    found = _simulate(config)
+    scored = _simulate(config)
     start = time.perf_counter()
-    value = measure(found)
+    value = measure(scored)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Run(seconds, peak, value)
@@ -109,27 +109,27 @@ def _coins(rng: np.random.Generator, logits: np.ndarray) -> np.ndarray:
     return (rng.random(len(logits), dtype=np.float32) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
 
 
-def _reference_auc(found: scores.Scores) -> float:
-    return float(reference.roc_auc_score(found.click, found.ctr_logits))
+def _reference_auc(scored: scores.Scores) -> float:
+    return float(reference.roc_auc_score(scored.click, scored.ctr_logits))
 
 
-def _auc(found: scores.Scores) -> float:
-    return exact.weighted_auc(found.ctr_logits, found.click, 1 - found.click)
+def _auc(scored: scores.Scores) -> float:
+    return exact.weighted_auc(scored.ctr_logits, scored.click, 1 - scored.click)
 
 
-def _auc_with_interval(found: scores.Scores) -> float:
-    value, influence = exact.auc(Ranking(found.ctr_logits, found.click, 1 - found.click))
+def _auc_with_interval(scored: scores.Scores) -> float:
+    value, influence = exact.auc(Ranking(scored.ctr_logits, scored.click, 1 - scored.click))
     estimate = intervals.Estimate(
         value=value,
-        influence=intervals.clusters_of(found.group_numbers).sum(influence),
+        influence=intervals.clusters_of(scored.group_numbers).sum(influence),
         kind=intervals.SHARE,
     )
     estimate.interval()
     return value
 
 
-def _everything(found: scores.Scores) -> float:
-    auc = evaluation.evaluate_scores(found).evaluation.tasks["ctr"].auc
+def _everything(scored: scores.Scores) -> float:
+    auc = evaluation.evaluate_scores(scored).evaluation.tasks["ctr"].auc
     return math.nan if auc is None else auc
 
 

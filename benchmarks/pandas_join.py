@@ -2,8 +2,8 @@
 
 Common features are held in a dict and joined to each impression by pandas; each impression is one
 `tf.train.Example` with all of its context. Nothing is checked, grouped, shuffled or counted. With
-`--parsed` the dict holds what the text says: that is faster, and takes about 80 KB a context, which
-would be 56 GB for Ali-CCP.
+`--parsed` the dict holds what the text says: that is faster, and takes about 80 KB per context,
+which would be 56 GB for Ali-CCP.
 """
 
 import collections

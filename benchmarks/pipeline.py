@@ -52,12 +52,12 @@ class Run:
 
     @property
     def rate(self) -> float:
-        """Returns impressions a second."""
+        """Returns impressions per second."""
         return self.impressions / self.seconds
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Prints impressions/s, MB/s, peak memory and bytes an impression, beside pandas'."""
+    """Prints impressions/s, MB/s, peak memory and bytes per impression, beside pandas'."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = pathlib.Path(config.directory or temporary)
         raw = _raw_files(directory, config.num_impressions)
@@ -74,8 +74,8 @@ def main(config: BenchmarkConfig) -> None:
             ratios = [own.rate / run.rate for own, run in zip(ours, runs, strict=True)]
             print(f"speed: {_spread(ratios, '.1f')} times that of {name}", flush=True)
         own, peer = ours[0], peers[0]
-        per = peer.bytes_written / peer.impressions * own.impressions / own.bytes_written
-        print(f"size: {per:.1f} times smaller than flat records")
+        ratio = peer.bytes_written / peer.impressions * own.impressions / own.bytes_written
+        print(f"size: {ratio:.1f} times smaller than flat records")
         for size in config.other_sizes:
             run = _convert(config, _raw_files(directory, size), pathlib.Path(temporary))
             _report("esmm_pipelines.ali_ccp", [run])
@@ -115,9 +115,9 @@ def _convert(config: BenchmarkConfig, raw: pathlib.Path, directory: pathlib.Path
         "--overwrite",
     ]
     seconds, peak = _measure(command)
-    found = manifest.load_manifest(str(output))
+    data_set = manifest.load_manifest(str(output))
     written = sum(path.stat().st_size for path in output.glob("*.tfrecord"))
-    impressions = sum(map(found.impressions, found.splits))
+    impressions = sum(map(data_set.impressions, data_set.splits))
     return Run(impressions, seconds, peak, _size(skeleton, common), written)
 
 
@@ -133,8 +133,8 @@ def _convert_by_pandas(
         f"--output={output}",
         *extra,
     ]
-    # What every run pays, above all the dict, is not of the impressions: it is subtracted, in
-    # pandas' favour.
+    # What every run takes, whatever its impressions, is subtracted in pandas' favour: above all
+    # the making of the dict.
     fixed, _ = _measure([*command, "--num_impressions=1"])
     seconds, peak = _measure([*command, f"--num_impressions={config.peer_impressions}"])
     read = _size(skeleton) * config.peer_impressions // config.num_impressions
@@ -166,7 +166,7 @@ def _report(name: str, runs: Sequence[Run]) -> None:
         f"{_spread([run.rate for run in runs], ',.0f')} impressions/s, "
         f"{statistics.median(run.bytes_read / run.seconds / 1e6 for run in runs):.1f} MB/s, "
         f"peak memory {max(run.peak_mib for run in runs):,.0f} MiB, "
-        f"{runs[0].bytes_written / runs[0].impressions:,.0f} bytes an impression",
+        f"{runs[0].bytes_written / runs[0].impressions:,.0f} bytes per impression",
         flush=True,
     )
 

@@ -40,8 +40,8 @@ class BenchmarkConfig:
     """What to run; the rates are those of `make demo`."""
 
     num_impressions: int = setting(500_000, help="impressions of the log")
-    click_rate: float = setting(0.1, help="clicks an impression")
-    conversion_rate: float = setting(0.1, help="conversions a click")
+    click_rate: float = setting(0.1, help="clicks per impression")
+    conversion_rate: float = setting(0.1, help="conversions per click")
     epochs: int = setting(2, help="passes over the training records")
     seeds: int = setting(3, help="number of models of each")
 
@@ -101,8 +101,8 @@ def _aucs(config: BenchmarkConfig, records: str, *, model_dir: str, seed: int) -
     )
     trained = trained_model.load_model(model_dir)
     source = find_source(records, split=keys.TEST)
-    found = collect_scores(trained.model, trained.schema, source, _READ)
-    tasks = evaluation.evaluate_scores(found).evaluation.tasks
+    scores = collect_scores(trained.model, trained.schema, source, _READ)
+    tasks = evaluation.evaluate_scores(scores).evaluation.tasks
     return {task: tasks[task].auc for task in _TASKS}
 
 

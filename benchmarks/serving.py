@@ -2,7 +2,7 @@
 
 The SavedModel runs as TF Serving runs it, in a session of TensorFlow 1 loaded by the tag `serve`,
 but in this process: a request is not sent, and its strings are copied into TensorFlow once. Kinds
-of requests take turns, so that all meet the same machine. The time of the processor is that of all
+of requests take turns, so that all meet the same machine. The processor time is that of all
 threads; where other programs run, it changes less than a latency does.
 """
 
@@ -140,17 +140,17 @@ def _choose_widths(pool: Sequence[Impression], schema: Schema) -> dict[str, int]
 
 
 def _load(path: str) -> Callable[[str], tuple[Any, list[str]]]:
-    """Returns what makes a callable of a signature, and the names of its inputs in their order."""
+    """Returns a function of a signature: to its callable and the names of its inputs in order."""
     session = tf.compat.v1.Session(graph=tf.Graph())
     with session.graph.as_default():
         signatures = tf.compat.v1.saved_model.load(session, ["serve"], path).signature_def
 
-    def build(name: str) -> tuple[Any, list[str]]:
-        inputs, outputs = signatures[name].inputs, signatures[name].outputs
+    def build(signature: str) -> tuple[Any, list[str]]:
+        inputs, outputs = signatures[signature].inputs, signatures[signature].outputs
         names = sorted(inputs)
         call = session.make_callable(
             [outputs[output].name for output in keys.PROBABILITIES],
-            feed_list=[inputs[one].name for one in names],
+            feed_list=[inputs[name].name for name in names],
         )
         return call, names
 
@@ -168,22 +168,22 @@ def _build_arms(
     """Returns what is compared; flat Examples and `rank` are of the same users and candidates."""
 
     def arm(
-        signature: str, batches: Sequence[Sequence[Impression]], whose: str = "", **more: slice
+        signature: str, batches: Sequence[Sequence[Impression]], whose: str = "", **parts: slice
     ) -> Arm:
         call, names = build(signature)
         requests = []
         for batch in batches:
             request = build_request(signature, batch, schema, widths=widths)
-            requests.append([request[name][more.get(name, slice(None))] for name in names])
+            requests.append([request[name][parts.get(name, slice(None))] for name in names])
         return Arm(f"{signature}, {len(batches[0])}{whose}", len(batches[0]), call, requests)
 
-    mixed = [pool[place] for place in np.random.default_rng(1).permutation(len(pool))]
+    mixed = [pool[index] for index in np.random.default_rng(1).permutation(len(pool))]
     arms = [
         arm(SERVING_DEFAULT, _batches(mixed, size, config.users)) for size in config.batch_sizes
     ]
     arms.append(arm(PREDICT_TENSORS, _batches(mixed, config.batch_sizes[-1], config.users)))
     ranked = [
-        [Impression(user.context, one.candidate) for one in batch]
+        [Impression(user.context, impression.candidate) for impression in batch]
         for user, batch in zip(
             _users(pool, config), _batches(mixed, config.num_candidates, config.users), strict=True
         )
@@ -193,8 +193,8 @@ def _build_arms(
 
 
 def _users(pool: Sequence[Impression], config: BenchmarkConfig) -> list[Impression]:
-    """Returns impressions whose users are taken as often as they have impressions."""
-    return [pool[place * len(pool) // config.users] for place in range(config.users)]
+    """Returns evenly spaced impressions: users are taken as often as they have impressions."""
+    return [pool[number * len(pool) // config.users] for number in range(config.users)]
 
 
 def _batches(every: Sequence[Impression], size: int, count: int) -> list[list[Impression]]:
@@ -203,17 +203,17 @@ def _batches(every: Sequence[Impression], size: int, count: int) -> list[list[Im
 
 
 def _repetition(arms: Sequence[Arm], calls: int) -> list[Times]:
-    """Returns the times of each arm, whose calls take turns; the first of each is not counted."""
-    found = [Times() for _ in arms]
-    for place in range(-1, calls):
-        for one, times in zip(arms, found, strict=True):
-            request = one.requests[place % len(one.requests)]
+    """Returns the times of each arm; arms take turns, and the first call of each is not counted."""
+    repetition = [Times() for _ in arms]
+    for number in range(-1, calls):
+        for arm, times in zip(arms, repetition, strict=True):
+            request = arm.requests[number % len(arm.requests)]
             processor, wall = time.process_time(), time.perf_counter()
-            one.call(*request)
-            if place >= 0:
+            arm.call(*request)
+            if number >= 0:
                 times.wall.append(time.perf_counter() - wall)
                 times.processor.append(time.process_time() - processor)
-    return found
+    return repetition
 
 
 def _describe(pool: Sequence[Impression], schema: Schema, config: BenchmarkConfig) -> None:
@@ -235,8 +235,8 @@ def _report(
     heads = [f"p{percentile} ms" for percentile in _PERCENTILES]
     print(f"\n| signature, impressions | {' | '.join(heads)} | impressions/s | processor ms |")
     print(f"|---|{'---|' * (len(heads) + 2)}")
-    for place, arm in enumerate(arms):
-        runs = [found[place] for found in repetitions]
+    for index, arm in enumerate(arms):
+        runs = [repetition[index] for repetition in repetitions]
         cells = [
             _spread([float(np.percentile(run.wall, rank)) * _MS for run in runs])
             for rank in _PERCENTILES
@@ -245,7 +245,7 @@ def _report(
         cells.append(_spread([statistics.mean(run.processor) * _MS for run in runs]))
         print(f"| {arm.name} | {' | '.join(cells)} |")
     print()
-    flat, ranked = ([found[place] for found in repetitions] for place in (-2, -1))
+    flat, ranked = ([repetition[index] for repetition in repetitions] for index in (-2, -1))
     _print_ratio("median latency", flat, ranked, lambda run: statistics.median(run.wall), config)
     _print_ratio("processor time", flat, ranked, lambda run: sum(run.processor), config)
 
@@ -257,7 +257,7 @@ def _print_ratio(
     cost: Callable[[Times], float],
     config: BenchmarkConfig,
 ) -> None:
-    ratios = [cost(one) / cost(other) for one, other in zip(flat, ranked, strict=True)]
+    ratios = [cost(run) / cost(peer) for run, peer in zip(flat, ranked, strict=True)]
     print(
         f"{name} of {config.num_candidates} flat Examples: {_spread(ratios)} times that of `rank`, "
         f"median and range of {len(ratios)} repetitions"

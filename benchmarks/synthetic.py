@@ -1,4 +1,4 @@
-"""`python -m benchmarks.synthetic`: impressions a second of simulated logs, on one core."""
+"""`python -m benchmarks.synthetic`: impressions per second of simulated logs, on one core."""
 
 import dataclasses
 import os

@@ -47,7 +47,7 @@ def build_request(signature: str, inputs: dict[str, list[bytes]]) -> predict_pb2
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--export_dir", default="demo/export", help="of the golden request")
-parser.add_argument("--features", help="instead: a JSON list of one object an impression")
+parser.add_argument("--features", help="instead: a JSON list of one object per impression")
 parser.add_argument("--server", default="127.0.0.1:8500", help="host:port")
 args = parser.parse_args()
 

@@ -46,7 +46,7 @@ def predict(server: str, request: dict[str, Any]) -> Any:
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--export_dir", default="demo/export", help="of the golden request")
-parser.add_argument("--features", help="instead: a JSON list of one object an impression")
+parser.add_argument("--features", help="instead: a JSON list of one object per impression")
 parser.add_argument("--server", default="127.0.0.1:8501", help="host:port")
 args = parser.parse_args()
 

@@ -26,8 +26,6 @@ _COMPARED = {
     "prop_review_score": "review_score_to_search",
 }
 _SCHEMA = importlib.resources.files("esmm_pipelines.schemas") / "expedia.toml"
-
-
 _LAYOUT = records.Layout(group_by="srch_id", time_column="search_time")
 
 
@@ -62,7 +60,7 @@ def with_features(engine: Engine, log: Any) -> Any:
     """
     F, Window = engine.F, engine.Window  # noqa: N806 - their customary names
     search = Window.partitionBy("srch_id")
-    competitors = [f"comp{place}_{column}" for place in range(1, 9) for column in ("rate", "inv")]
+    competitors = [f"comp{number}_{column}" for number in range(1, 9) for column in ("rate", "inv")]
     numbers = [*_COMPARED, "price_usd", *competitors]
     missing = sorted({"srch_id", "date_time", "prop_id", *numbers} - set(log.columns))
     if missing:
@@ -78,7 +76,7 @@ def with_features(engine: Engine, log: Any) -> Any:
         hits = [F.col(f"{name}_number") == value for name in competitors if name.endswith(column)]
         return sum((F.when(hit, F.lit(1)).otherwise(F.lit(0)) for hit in hits), F.lit(0))
 
-    added = {name: to_search(of) for of, name in _COMPARED.items()} | {
+    added = {name: to_search(column) for column, name in _COMPARED.items()} | {
         "log_price_to_search": to_search("log_price"),
         "price_rank_in_search": F.percent_rank().over(search.orderBy("price_usd_number")),
         "hotels_in_search": F.count("prop_id").over(search),

@@ -68,16 +68,16 @@ def main(config: ValidateConfig, thresholds: ThresholdConfig) -> None:
     baseline = load_baseline(config, schema)  # a wrong one is told before the data set is read
     described = describe(source, schema, measure_leaks=config.leaks)
     differences = drift.compare_statistics(described, baseline) if baseline is not None else None
-    found = findings.find_all(described, source, differences, thresholds)
-    print(report.format_report(described, differences, found))
+    data_findings = findings.find_all(described, source, differences, thresholds)
+    print(report.format_report(described, differences, data_findings))
     if config.output:
         tree: dict[str, Any] = statistics.to_tree(described) | {
             "differences": None if differences is None else dataclasses.asdict(differences),
-            "findings": [dataclasses.asdict(finding) for finding in found],
+            "findings": [dataclasses.asdict(finding) for finding in data_findings],
         }
         statistics.write_json(tree, config.output)
         print(f"wrote {config.output}")
-    if found:
+    if data_findings:
         raise SystemExit(_HAS_FINDINGS)
 
 
@@ -88,13 +88,13 @@ def find_split(directory: str, split: str) -> Source:
       UserError: if the directory is no data set, has no such split, or is to be read as a whole and
         only some splits were sampled.
     """
-    found = manifest.load_manifest(directory)
-    splits = found.splits
+    data_set = manifest.load_manifest(directory)
+    splits = data_set.splits
     if split and split != _ALL:
         return find_source(directory, split=split)
     if not split and keys.TRAIN in splits:
         return find_source(directory, split=keys.TRAIN)
-    rates = {name: found.keep_rate(name) for name in splits}
+    rates = {name: data_set.keep_rate(name) for name in splits}
     if len(set(rates.values())) > 1:
         raise UserError(
             f"The splits of {directory!r} have different --negative_keep_rate ({rates}), so that "
@@ -126,8 +126,8 @@ def describe(source: Source, schema: Schema, *, measure_leaks: bool) -> statisti
 def load_baseline(config: ValidateConfig, schema: Schema) -> statistics.DataStatistics | None:
     """Returns the statistics to compare with, if a baseline is named.
 
-    A data set is read by the schema of the other one if its records have that layout, so that
-    columns agree, and else by its own.
+    A data set is read by `schema` if its records have that layout, so that columns agree, and else
+    by its own schema.
     """
     if config.baseline.endswith(".json"):
         return statistics.load_json(config.baseline)

@@ -21,7 +21,7 @@ _FIRST = "first_position"
 _LINES_OF_A_PIECE = 1 << 40
 _HASHES = 16**8
 _ROW = ("part", "side", "context", "sample_id", keys.CLICK, keys.CONVERSION, "tokens")
-_PLACE = ("piece", "line")
+_POSITION = ("piece", "line")
 
 
 def checked_rows(
@@ -38,7 +38,7 @@ def checked_rows(
 
     Args:
       engine: that the rows belong to.
-      rows: of `ali_ccp_rows`.
+      rows: of the schema `rows.ROW`.
       truth: from `read_truth`, or None.
       label_anomalies: `keep`, or else a conversion without a click is rejected.
       missing_contexts: `keep`, or else an impression whose common index has no row is rejected.
@@ -46,25 +46,18 @@ def checked_rows(
       seed: of order and split.
     """
     F = engine.F  # noqa: N806 - its customary name
-    is_context = F.col("side") == CONTEXT
     joined = _with_first_context(engine, rows)
-    columns = [*_ROW, *_PLACE, "reason", _FIRST]
+    columns = [*_ROW, *_POSITION, "reason", _FIRST]
     if truth is not None:
         joined = joined.join(truth, on=["part", "sample_id"], how="left")
         columns += [keys.ORACLE_PCTR, keys.ORACLE_PCVR]
         joined = joined.select(*columns)
-    reasons = [F.col("reason")]
-    reasons.append(
-        F.when(is_context & (_position(F) != F.col(_FIRST)), F.lit("common index is repeated"))
+    reasons = _reasons(
+        F,
+        keep_anomalies=label_anomalies == "keep",
+        keep_missing=missing_contexts == "keep",
+        has_truth=truth is not None,
     )
-    if missing_contexts != "keep":
-        reasons.append(F.when(F.col(_FIRST).isNull(), F.lit("common index has no row")))
-    if label_anomalies != "keep":
-        anomaly = (F.col(keys.CLICK) == 0) & (F.col(keys.CONVERSION) == 1)
-        reasons.append(F.when(anomaly, F.lit(ANOMALY)))
-    if truth is not None:
-        known = F.col(keys.ORACLE_PCTR).isNotNull() & F.col(keys.ORACLE_PCVR).isNotNull()
-        reasons.append(F.when(~is_context & ~known, F.lit("its truth is not known")))
     name = F.concat(F.col("part"), F.lit(":"), F.col("context"))
     return joined.select(
         *(column for column in columns if column not in ("reason", _FIRST)),
@@ -75,7 +68,7 @@ def checked_rows(
 
 
 def read_truth(engine: Engine, paths: Mapping[str, Sequence[str]]) -> Any:
-    """Returns the truth of each sample, one row a part and sample.
+    """Returns the truth of each sample, one row per part and sample.
 
     Args:
       engine: that reads it.
@@ -115,17 +108,17 @@ def reject(
       UserError: if there are no rows, or more than `max_rejected` of them are rejected.
     """
     F = engine.F  # noqa: N806 - its customary name
-    found = rows.groupBy("piece").agg(F.max("line").alias("lines"))
+    counts = rows.groupBy("piece").agg(F.max("line").alias("lines"))
     lines = {
-        row["piece"]: row["lines"] for batch in engine.stream(found) for row in batch.to_pylist()
+        row["piece"]: row["lines"] for batch in engine.stream(counts) for row in batch.to_pylist()
     }
     before = _lines_before(pieces, lines)
-    bad = checked.where(F.col("reason").isNotNull()).select(*_PLACE, "reason")
+    bad = checked.where(F.col("reason").isNotNull()).select(*_POSITION, "reason")
     with RejectedRows(directory, ("file", "line")) as rejected:
-        for batch in engine.stream(bad.orderBy(*_PLACE)):
+        for batch in engine.stream(bad.orderBy(*_POSITION)):
             for row in batch.to_pylist():
-                place = row["piece"]
-                rejected.add((pieces[place].path, before[place] + row["line"]), row["reason"])
+                index = row["piece"]
+                rejected.add((pieces[index].path, before[index] + row["line"]), row["reason"])
     total = sum(lines.values())
     if not total:
         raise UserError("The raw files are empty. Check --skeleton and --common_features.")
@@ -134,7 +127,7 @@ def reject(
 
 
 def with_impressions(engine: Engine, rows: Any) -> Any:
-    """Returns the rows with the number of impressions that each is of: 1, or its context's."""
+    """Returns the rows with their number of impressions: 1, or all that a context has."""
     F = engine.F  # noqa: N806 - its customary name
     own = F.col("side") == IMPRESSION
     sizes = rows.where(own).groupBy(ORDER).agg(F.count("*").alias("size"))
@@ -148,7 +141,7 @@ def sample_negatives(
 ) -> tuple[Any, collections.Counter[str]]:
     """Returns the rows that are kept, and how many impressions are left out of each split.
 
-    A hash of its sample and its common index decides on an impression without click and conversion.
+    A hash of sample and common index decides which impressions without click and conversion stay.
 
     Args:
       engine: that the rows belong to.
@@ -176,7 +169,7 @@ def sample_negatives(
 
 
 def count_unused(engine: Engine, rows: Any) -> int:
-    """Returns how many rows of common features no impression uses; `rows` has `impressions`."""
+    """Returns how many rows of common features have no impressions; `rows` has their number."""
     F = engine.F  # noqa: N806 - its customary name
     unused = rows.where(F.col("impressions") == 0).agg(F.count("*").alias("n"))
     return next(iter(engine.stream(unused)))["n"][0].as_py()
@@ -188,7 +181,23 @@ def _with_first_context(engine: Engine, rows: Any) -> Any:
     sound = rows.where((F.col("side") == CONTEXT) & F.col("reason").isNull())
     first = sound.groupBy("part", "context").agg(F.min(_position(F)).alias(_FIRST))
     joined = rows.join(first, on=["part", "context"], how="left")
-    return joined.select(*_ROW, *_PLACE, "reason", _FIRST)
+    return joined.select(*_ROW, *_POSITION, "reason", _FIRST)
+
+
+def _reasons(F: Any, *, keep_anomalies: bool, keep_missing: bool, has_truth: bool) -> list[Any]:  # noqa: N803
+    """Returns columns with the reasons to reject a row, null where there is none."""
+    is_context = F.col("side") == CONTEXT
+    is_repeated = is_context & (_position(F) != F.col(_FIRST))
+    reasons = [F.col("reason"), F.when(is_repeated, F.lit("common index is repeated"))]
+    if not keep_missing:
+        reasons.append(F.when(F.col(_FIRST).isNull(), F.lit("common index has no row")))
+    if not keep_anomalies:
+        anomaly = (F.col(keys.CLICK) == 0) & (F.col(keys.CONVERSION) == 1)
+        reasons.append(F.when(anomaly, F.lit(ANOMALY)))
+    if has_truth:
+        known = F.col(keys.ORACLE_PCTR).isNotNull() & F.col(keys.ORACLE_PCVR).isNotNull()
+        reasons.append(F.when(~is_context & ~known, F.lit("its truth is not known")))
+    return reasons
 
 
 def _position(F: Any) -> Any:  # noqa: N803 - its customary name
@@ -197,11 +206,11 @@ def _position(F: Any) -> Any:  # noqa: N803 - its customary name
 
 def _split(F: Any, name: Any, *, validation_share: float, seed: int) -> Any:  # noqa: N803
     """Returns the split of a context, by the first 8 hex digits of a hash of its name."""
-    place = F.substring(F.md5(F.concat(F.lit(f"split:{seed}:"), name)), 1, 8)
+    digits = F.substring(F.md5(F.concat(F.lit(f"split:{seed}:"), name)), 1, 8)
     bound = F.lit(f"{round(validation_share * _HASHES):08x}")
     return (
         F.when(F.col("part") == keys.TEST, F.lit(keys.TEST))
-        .when(place < bound, F.lit(keys.VALIDATION))
+        .when(digits < bound, F.lit(keys.VALIDATION))
         .otherwise(F.lit(keys.TRAIN))
     )
 
@@ -214,7 +223,7 @@ def _probability(F: Any, name: str) -> Any:  # noqa: N803 - its customary name
 def _lines_before(pieces: Sequence[Piece], lines: dict[int, int]) -> np.ndarray:
     """Returns how many lines of its file stand before each piece."""
     before = np.zeros(len(pieces), dtype=np.int64)
-    for place, piece in enumerate(pieces[1:], start=1):
+    for index, piece in enumerate(pieces[1:], start=1):
         if piece.start:
-            before[place] = before[place - 1] + lines.get(place - 1, 0)
+            before[index] = before[index - 1] + lines.get(index - 1, 0)
     return before

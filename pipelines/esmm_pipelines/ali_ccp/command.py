@@ -1,8 +1,8 @@
 """`python -m esmm_pipelines.ali_ccp`: the raw files of Ali-CCP to grouped TFRecords.
 
-Lines become rows with their tokens (`ali_ccp_rows`); every row is judged in the DataFrame API; what
-remains is ordered so that the row of a context stands before its impressions, and written
-(`ali_ccp_groups`). Nothing is joined to the tokens of a context, and no context is held in memory.
+Lines become rows with their tokens (`rows`); every row is judged in the DataFrame API (`checks`);
+what remains is ordered so that the row of a context stands before its impressions, and written
+(`groups`). Nothing is joined to the tokens of a context, and no context is held in memory.
 """
 
 import dataclasses
@@ -88,11 +88,13 @@ class AliCcpConfig:
         if not 0 <= self.validation_share < 1:
             raise UserError(f"--validation_share is {self.validation_share}. Give 0 to below 1.")
         if self.vocabulary_min_count < 1:
-            raise UserError(f"--vocabulary_min_count is {self.vocabulary_min_count}. Give 1 up.")
+            raise UserError(
+                f"--vocabulary_min_count is {self.vocabulary_min_count}. Give at least 1."
+            )
 
     def pieces(self) -> list[raw_files.Piece]:
-        """Returns what is to be read, in order."""
-        found: list[raw_files.Piece] = []
+        """Returns the pieces to read, in order."""
+        pieces: list[raw_files.Piece] = []
         for part, side, member, paths in (
             (keys.TRAIN, CONTEXT, "*common_features*", self.common_features),
             (keys.TRAIN, IMPRESSION, "*skeleton*", self.skeleton),
@@ -100,8 +102,8 @@ class AliCcpConfig:
             (keys.TEST, IMPRESSION, "*skeleton*", self.test_skeleton),
         ):
             more = raw_files.cut(paths, part=part, side=side, member=member)
-            found += [dataclasses.replace(p, number=len(found) + p.number) for p in more]
-        return found
+            pieces += [dataclasses.replace(p, number=len(pieces) + p.number) for p in more]
+        return pieces
 
 
 def convert(config: AliCcpConfig, data_set: DataSetConfig, engine_config: EngineConfig) -> None:

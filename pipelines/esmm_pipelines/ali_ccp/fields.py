@@ -17,7 +17,7 @@ LABEL_ANOMALY_RATE = NUM_LABEL_ANOMALIES / NUM_IMPRESSIONS
 class Field:
     """One field of Ali-CCP.
 
-    `mean_values` is the mean number of values a row; `distinct_ids` is counted over the training
+    `mean_values` is the mean number of values per row; `distinct_ids` is counted over the training
     files; `scaling` is the power of the log's size with which the number of ids grows when a
     smaller log is simulated: 1 for what a log samples (users, items), 1/2 for what it saturates.
     """

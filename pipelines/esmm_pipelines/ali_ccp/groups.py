@@ -23,9 +23,9 @@ class AliCcpGroupBuilder(WholeGroups):
     """
 
     def groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
-        """Yields the groups of rows that hold each of them whole."""
+        """Yields the groups in `rows`, each of which is there as a whole."""
         values = self._values(rows)
-        keys_of = self._keys(rows)
+        key_columns = self._keys(rows)
         labels = {name: _column(rows[name]) for name in self._label_names()}
         is_context = rows["side"].to_numpy() == CONTEXT
         splits = rows[SPLIT].to_numpy()
@@ -37,11 +37,11 @@ class AliCcpGroupBuilder(WholeGroups):
                 impressions = slice(first, min(first + self.max_group_size, stop))
                 record = {name: column[impressions] for name, column in labels.items()}
                 for key in self.schema.keys:
-                    one = slice(first, first + 1) if key.is_context else impressions
-                    record[key.name] = keys_of[key.name][one]
+                    span = slice(first, first + 1) if key.is_context else impressions
+                    record[key.name] = key_columns[key.name][span]
                 for feature in self.schema.features:
-                    place = context if feature.is_context else impressions
-                    record |= values[feature.name].entries(feature, place.start, place.stop)
+                    span = context if feature.is_context else impressions
+                    record |= values[feature.name].entries(feature, span.start, span.stop)
                 yield splits[first], record
 
     def _values(self, rows: pa.Table) -> dict[str, Values]:
@@ -50,12 +50,12 @@ class AliCcpGroupBuilder(WholeGroups):
         parents = np.repeat(np.arange(len(lengths)), lengths)
         fields = tokens["field"].copy()
         values = {}
-        for place, feature in enumerate(self.schema.features):
-            found = np.flatnonzero(fields == place)
+        for field, feature in enumerate(self.schema.features):
+            own = np.flatnonzero(fields == field)
             values[feature.name] = Values(
-                tokens["id"][found],
-                np.bincount(parents[found], minlength=len(lengths)),
-                tokens["value"][found] if feature.weighted else None,
+                tokens["id"][own],
+                np.bincount(parents[own], minlength=len(lengths)),
+                tokens["value"][own] if feature.weighted else None,
             )
         return values
 
@@ -69,7 +69,7 @@ class AliCcpGroupBuilder(WholeGroups):
 
 
 def _column(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column; a context has no sample and no labels, for which 0 stands."""
+    """Returns a column; 0 stands for the sample and the labels that a context lacks."""
     if pa.types.is_primitive(column.type):
         column = pc.fill_null(column, 0)
     return column.to_numpy(zero_copy_only=False)

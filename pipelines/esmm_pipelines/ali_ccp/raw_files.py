@@ -9,6 +9,7 @@ import dataclasses
 import fnmatch
 import glob
 import io
+import itertools
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from esmm_tf.errors import UserError
 _PIECE_BYTES = 64 << 20
 _BLOCK_BYTES = 4 << 20
 _MAX_LINE_BYTES = 256 << 20
-_ARCHIVE_BYTES = 1 << 20  # read of an archive at once
+_ARCHIVE_BYTES = 1 << 20  # of an archive, read at once
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _GZIP = (".gz", ".tgz")
 _GZIP_WINDOW = 31  # zlib's number for a gzip header and check sum
@@ -60,14 +61,14 @@ def cut(paths: Sequence[str], *, part: str, side: str, member: str) -> list[Piec
     Args:
       paths: files, or patterns of local files.
       part: of the data set, such as `train`.
-      side: of the rows in it.
+      side: of the rows in the files.
       member: pattern of the member's name in an archive.
 
     Raises:
       UserError: if a file cannot be found.
     """
     pieces: list[Piece] = []
-    for path in (found for pattern in paths for found in _find(pattern)):
+    for path in itertools.chain.from_iterable(map(_find, paths)):
         size = _size(path)
         step = size + 1 if path.endswith((*_GZIP, *_ARCHIVES)) else _PIECE_BYTES
         for start in range(0, max(size, 1), step):
@@ -112,10 +113,10 @@ def read_blocks(piece: Piece, report: Callable[[int], Any] = lambda _: None) -> 
 def _find(pattern: str) -> list[str]:
     if "://" in pattern or not glob.has_magic(pattern):
         return [pattern]
-    found = sorted(glob.glob(pattern))
-    if not found:
+    paths = sorted(glob.glob(pattern))
+    if not paths:
         raise UserError(f"No file matches {pattern!r}. Check the path.")
-    return found
+    return paths
 
 
 def _filesystem(path: str) -> tuple[fs.FileSystem, str]:
@@ -123,8 +124,8 @@ def _filesystem(path: str) -> tuple[fs.FileSystem, str]:
 
 
 def _size(path: str) -> int:
-    filesystem, place = _filesystem(path)
-    info = filesystem.get_file_info(place)
+    filesystem, inner_path = _filesystem(path)
+    info = filesystem.get_file_info(inner_path)
     if info.type != fs.FileType.File:
         raise UserError(f"{path!r} is not a file. Check the path.")
     return info.size
@@ -185,7 +186,7 @@ class _UntilError(io.RawIOBase):
 
 
 class _Member:
-    """The bytes of an archive's member, to the last sound one before an error is raised."""
+    """The bytes of an archive's member; after the last sound one, an error is raised."""
 
     def __init__(self, stream: Any, size: int) -> None:
         self._stream = stream
@@ -213,7 +214,7 @@ class _Counted(io.RawIOBase):
 
 
 class _Lines:
-    """The bytes of the lines that begin at `start` to `end` of a file."""
+    """The bytes of the lines that begin at bytes `start` to `end` of a file."""
 
     def __init__(self, stream: _Counted, start: int, end: int) -> None:
         self._stream = stream
@@ -227,19 +228,19 @@ class _Lines:
         return data
 
 
-def _line_start(file: Any, place: int) -> int:
-    """Returns where the first line begins that begins at `place` or later."""
-    if place == 0:
+def _line_start(file: Any, offset: int) -> int:
+    """Returns the offset of the first line that begins at `offset` or later."""
+    if offset == 0:
         return 0
-    file.seek(place - 1)
+    file.seek(offset - 1)
     while chunk := file.read(1 << 16):
-        if (found := chunk.find(b"\n")) >= 0:
-            return file.tell() - len(chunk) + found + 1
+        if (line_end := chunk.find(b"\n")) >= 0:
+            return file.tell() - len(chunk) + line_end + 1
     return file.tell()
 
 
 class _Gunzip(io.RawIOBase):
-    """A gzip file, decompressed to its last sound byte before an error is raised."""
+    """A gzip file, decompressed; after its last sound byte, an error is raised."""
 
     def __init__(self, stream: _Counted) -> None:
         self._stream = stream

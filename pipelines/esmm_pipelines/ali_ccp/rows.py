@@ -37,7 +37,7 @@ _NUMBER = (
     r"^[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
     r"|(?i:nan(?:\([0-9a-z_]*\))?|inf(?:inity)?))$"
 )
-_MAX_DIGITS = 18  # what int64 holds of any number
+_MAX_DIGITS = 18  # so many fit into int64, whatever they are
 _CONTEXT_COLUMNS = ("context", "feature_num", "features")
 _IMPRESSION_COLUMNS = ("sample_id", "click", "conversion", *_CONTEXT_COLUMNS)
 
@@ -63,7 +63,7 @@ def parse_piece(
     Args:
       piece: of a skeleton or a file of common features, by its side.
       report: is told how many bytes were read.
-      schema: whose features say which fields there are, in its order.
+      schema: whose features say which fields there are, and in which order.
       ignored: fields to leave out.
     """
     first_line = 1
@@ -111,7 +111,7 @@ class _Rejects:
 def _parse(
     block: raw_files.Block, *, side: str, schema: Schema, ignored: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns the columns of `ROW` that the text tells; lines of any kind are a row each."""
+    """Returns the columns of `ROW` that the text tells; every line is one row."""
     names = _CONTEXT_COLUMNS if side == CONTEXT else _IMPRESSION_COLUMNS
     lines, broken = _lines(block.text)
     rejects = _Rejects(len(lines))
@@ -124,8 +124,8 @@ def _parse(
     rows = rejects.good
     cells = cells.take(pa.array(rows)).flatten()
     column = {
-        name: cells.take(pa.array(np.arange(place, len(cells), len(names))))
-        for place, name in enumerate(names)
+        name: cells.take(pa.array(np.arange(index, len(cells), len(names))))
+        for index, name in enumerate(names)
     }
     numbers = {}
     if side != CONTEXT:
@@ -135,10 +135,10 @@ def _parse(
             numbers[name] = _labels(column[name], rows, rejects, name)
     rejects.mark(rows[_is_empty(column["context"])], "empty common_feature_index")
     feature_num, _ = _integers(column["feature_num"])
-    found, counts = _split(column["features"])
+    texts, counts = _split(column["features"])
     rejects.mark(rows[counts != feature_num], "feature_num is not the number of features")
     parents = np.repeat(rows, counts)
-    tokens = _tokens(found, parents, rejects, schema=schema, side=side, ignored=ignored)
+    tokens = _tokens(texts, parents, rejects, schema=schema, side=side, ignored=ignored)
     kept = np.isin(parents, rejects.good) & (tokens["field"] < len(schema.features))
     sizes = np.bincount(parents[kept], minlength=len(lines))
     return {
@@ -178,7 +178,7 @@ def _is_empty(column: pa.Array) -> np.ndarray:
 
 
 def _integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers, -1 where there is none, and where that is."""
+    """Returns the numbers, -1 where there is none, and a mask of those rows."""
     length = pc.binary_length(column)
     valid = pc.and_(pc.ascii_is_decimal(column), pc.less_equal(length, _MAX_DIGITS))
     number = pc.cast(column if _all(valid) else pc.if_else(valid, column, "-1"), pa.int64())
@@ -186,10 +186,10 @@ def _integers(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _floats(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers as float32, 0 where there is none, and where that is."""
+    """Returns the numbers as float32, 0 where there is none, and a mask of those rows."""
     try:
         number, invalid = pc.cast(column, pa.float64()), np.zeros(len(column), dtype=bool)
-    except pa.ArrowInvalid:  # does not say which ones
+    except pa.ArrowInvalid:  # does not say which ones are invalid
         valid = pc.match_substring_regex(column, _NUMBER)
         number = pc.cast(pc.if_else(valid, column, "0"), pa.float64())
         invalid = ~valid.to_numpy(zero_copy_only=False)
@@ -202,7 +202,7 @@ def _all(mask: pa.Array) -> bool:
 
 
 def _pairs(column: pa.Array, separator: str) -> tuple[pa.Array, pa.Array, np.ndarray]:
-    """Returns what stands before and after a separator, and where there is not exactly one."""
+    """Returns the texts before and after the separator, and a mask of rows without exactly one."""
     parts = pc.split_pattern(column, separator)
     invalid = pc.list_value_length(parts).to_numpy() != 2
     if invalid.any():
@@ -241,7 +241,7 @@ def _tokens(
 ) -> np.ndarray:
     """Returns the tokens, `TOKEN`; rows with a token that does not fit the schema are marked.
 
-    The field of a token is its place in the schema's features, or their number if it is ignored.
+    The field of a token is the index of its feature, or the number of features if it is ignored.
     """
     fields, rest, no_id = _pairs(texts, "\x02")
     ids, values, no_value = _pairs(rest, "\x03")
@@ -251,10 +251,10 @@ def _tokens(
     rejects.mark(parents[malformed], "malformed token")
     rejects.mark(parents[~np.isfinite(values)], "a value is not finite")
     names = [*(feature.name for feature in schema.features), *ignored]
-    places = pc.index_in(fields, value_set=pa.array(names)).fill_null(len(names)).to_numpy()
-    rejects.mark(parents[places == len(names)], "a field is not in the schema")
+    indices = pc.index_in(fields, value_set=pa.array(names)).fill_null(len(names)).to_numpy()
+    rejects.mark(parents[indices == len(names)], "a field is not in the schema")
     tokens = np.empty(len(texts), TOKEN)
-    tokens["field"] = np.minimum(places, len(schema.features))
+    tokens["field"] = np.minimum(indices, len(schema.features))
     tokens["id"], tokens["value"] = ids, values
     _check_fields(tokens, parents, rejects, schema=schema, side=side)
     return tokens
@@ -263,28 +263,28 @@ def _tokens(
 def _check_fields(
     tokens: np.ndarray, parents: np.ndarray, rejects: _Rejects, *, schema: Schema, side: str
 ) -> None:
-    """Marks rows whose fields are of the other side, too many, missing, or lose their value."""
+    """Marks rows with a field on the wrong side, repeated or missing, or a value to be lost."""
     number = len(rejects.reasons)
-    for place, feature in enumerate(schema.features):
-        found = np.flatnonzero(tokens["field"] == place)
+    for field, feature in enumerate(schema.features):
+        own = np.flatnonzero(tokens["field"] == field)
         if feature.side != side:
-            rejects.mark(parents[found], f"field {feature.name} is on the wrong side")
+            rejects.mark(parents[own], f"field {feature.name} is on the wrong side")
             continue
         if feature.values != MANY:
-            counts = np.bincount(parents[found], minlength=number)
+            counts = np.bincount(parents[own], minlength=number)
             rejects.mark(np.flatnonzero(counts > 1), f"field {feature.name} has several values")
             if feature.values == ONE:
                 rejects.mark(np.flatnonzero(counts == 0), f"field {feature.name} is missing")
         if not feature.weighted:
-            weighty = found[tokens["value"][found] != 1]
+            weighty = own[tokens["value"][own] != 1]
             rejects.mark(parents[weighty], f"field {feature.name} has a value other than 1")
 
 
 def _scatter(values: Any, rows: np.ndarray, number: int) -> pa.Array:
-    """Returns `number` values, null but for the given rows."""
-    places = np.full(number, -1)
-    places[rows] = np.arange(len(rows))
-    return pa.array(values).take(pa.array(places, mask=places < 0))
+    """Returns `number` values, null in all but the given rows."""
+    indices = np.full(number, -1)
+    indices[rows] = np.arange(len(rows))
+    return pa.array(values).take(pa.array(indices, mask=indices < 0))
 
 
 def _binary(tokens: np.ndarray, sizes: np.ndarray) -> pa.Array:

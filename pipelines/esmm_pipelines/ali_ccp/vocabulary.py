@@ -1,4 +1,4 @@
-"""Vocabularies of a log: the ids that occur often enough, one file an embedding table."""
+"""Vocabularies of a log: the ids that occur often enough, one file per embedding table."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from esmm_pipelines.engines.engine import Batches, Engine
 from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
 
-_COUNT = pa.schema([("place", pa.int64()), ("id", pa.int64()), ("impressions", pa.int64())])
+_COUNT = pa.schema([("table_index", pa.int64()), ("id", pa.int64()), ("impressions", pa.int64())])
 _TOKENS_AT_ONCE = 4_000_000
 
 
@@ -24,18 +24,20 @@ def build_schema(
 
     Args:
       engine: that the rows belong to.
-      rows: a DataFrame with columns `tokens` and `impressions`, how often each of them counts.
-      schema: whose features the tokens are of; those of one table have one vocabulary.
+      rows: a DataFrame with columns `tokens` and `impressions`, how often each token counts.
+      schema: of the tokens; features that share a table share a vocabulary.
       min_count: impressions below which an id is left to the out-of-vocabulary row.
       directory: of the vocabulary files, the most frequent id first.
     """
     tables = list(dict.fromkeys(feature.table_name for feature in schema.features))
-    places = [tables.index(feature.table_name) for feature in schema.features]
-    counted = engine.map_batches(rows.select("tokens", "impressions"), _counter(places), _COUNT)
+    table_indices = [tables.index(feature.table_name) for feature in schema.features]
+    counted = engine.map_batches(
+        rows.select("tokens", "impressions"), _counter(table_indices), _COUNT
+    )
     F = engine.F  # noqa: N806 - its customary name
-    total = counted.groupBy("place", "id").agg(F.sum("impressions").alias("total"))
+    total = counted.groupBy("table_index", "id").agg(F.sum("impressions").alias("total"))
     frequent = total.where(F.col("total") >= min_count)
-    ordered = frequent.orderBy(F.col("place"), F.col("total").desc(), F.col("id"))
+    ordered = frequent.orderBy(F.col("table_index"), F.col("total").desc(), F.col("id"))
     sizes = _write(engine.stream(ordered), [_path(directory, table) for table in tables])
     columns = {
         table: VocabularyColumn(file=_path(directory, table), file_size=size)
@@ -53,7 +55,7 @@ def _path(directory: str, table: str) -> str:
     return os.path.join(directory, f"{table}.txt")
 
 
-def _counter(places: list[int]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+def _counter(table_indices: list[int]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
     """Returns a function that counts the ids of rows by table, in parts that memory can hold."""
 
     def count(batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -64,38 +66,38 @@ def _counter(places: list[int]) -> Callable[[Batches], Iterator[pa.RecordBatch]]
             held.append((tokens, np.repeat(batch.column("impressions").to_numpy(), lengths)))
             size += len(tokens)
             if size >= _TOKENS_AT_ONCE:
-                yield _counts(held, places)
+                yield _counts(held, table_indices)
                 held, size = [], 0
         if size:
-            yield _counts(held, places)
+            yield _counts(held, table_indices)
 
     return count
 
 
-def _counts(held: list[tuple[np.ndarray, np.ndarray]], places: list[int]) -> pa.RecordBatch:
-    """Returns how often each id of a table occurs in tokens, each counted some number of times."""
+def _counts(held: list[tuple[np.ndarray, np.ndarray]], table_indices: list[int]) -> pa.RecordBatch:
+    """Returns how many impressions each id of a table has; `held` has tokens and their counts."""
     tokens, times = (np.concatenate(parts) for parts in zip(*held, strict=True))
-    place = np.asarray(places)[tokens["field"]]
+    tables = np.asarray(table_indices)[tokens["field"]]
     columns: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for number in np.unique(place):
-        of_table = place == number
-        ids, where = np.unique(tokens["id"][of_table], return_inverse=True)
-        impressions = np.bincount(where, weights=times[of_table], minlength=len(ids))
-        columns.append((np.full(len(ids), number), ids, impressions.astype(np.int64)))
+    for table in np.unique(tables):
+        is_own = tables == table
+        ids, index = np.unique(tokens["id"][is_own], return_inverse=True)
+        impressions = np.bincount(index, weights=times[is_own], minlength=len(ids))
+        columns.append((np.full(len(ids), table), ids, impressions.astype(np.int64)))
     return pa.record_batch(
         [pa.array(np.concatenate(parts)) for parts in zip(*columns, strict=True)], schema=_COUNT
     )
 
 
 def _write(batches: Batches, paths: list[str]) -> list[int]:
-    """Writes ids, ordered by place, a line each; returns how many each file has."""
+    """Writes ids, ordered by table, one per line; returns how many each file has."""
     sizes = [0] * len(paths)
     for batch in batches:
-        place = batch.column("place").to_numpy()
+        tables = batch.column("table_index").to_numpy()
         ids = batch.column("id").to_numpy()
-        for number in np.unique(place):
-            chosen = ids[place == number]
-            with open(paths[number], "a", encoding="utf-8") as file:
-                file.write("".join(f"{value}\n" for value in chosen.tolist()))
-            sizes[number] += len(chosen)
+        for table in np.unique(tables):
+            own = ids[tables == table]
+            with open(paths[table], "a", encoding="utf-8") as file:
+                file.write("".join(f"{value}\n" for value in own.tolist()))
+            sizes[table] += len(own)
     return sizes

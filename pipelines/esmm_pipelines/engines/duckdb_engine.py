@@ -29,7 +29,7 @@ from esmm_tf.errors import UserError
 
 _ROWS_AT_ONCE = 8192
 _SECONDS_BETWEEN_LOOKS = 0.5
-# Types of Parquet that sqlframe does not know, and those that Spark has for them.
+# Parquet type that sqlframe does not know -> the type that Spark has for it.
 _KNOWN_TYPES = {
     "UTINYINT": "SMALLINT",
     "USMALLINT": "INTEGER",
@@ -58,8 +58,8 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
     """A session on DuckDB.
 
     Args:
-      memory_limit: what DuckDB may hold, such as `4GB`; beyond it, it spills.
-      temp_dir: where it spills; the system's temporary directory by default.
+      memory_limit: memory that DuckDB may hold, such as `4GB`, before it spills to disk.
+      temp_dir: where it spills to; the system's temporary directory by default.
 
     Raises:
       UserError: if `memory_limit` is no size, or `temp_dir` cannot be written to.
@@ -82,9 +82,9 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
                 f"--memory_limit is {memory_limit!r}: {error}. Write it as 4GB."
             ) from None
         self._connection.execute("SET TimeZone = 'UTC'")
-        # Rows have the order that a query asks for; to keep that of the file costs memory.
+        # A query asks for the order that it needs; to keep the file's order would cost memory.
         self._connection.execute("SET preserve_insertion_order = false")
-        # So that a query can be asked how far it is; our own bar shows it.
+        # So that the progress of a query is known; our own bar shows it.
         self._connection.execute("SET enable_progress_bar = true")
         self._connection.execute("SET enable_progress_bar_print = false")
         self.session = DuckDBSession(conn=self._connection)
@@ -99,7 +99,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
     def read_csv(self, path: str, *, null_values: Sequence[str] = ("", "NULL")) -> Any:
         """Returns a DataFrame of text columns, named by the header of the file.
 
-        Rows that are no CSV of that width are left out and counted by `rejected_rows`.
+        Rows that are not CSV of the header's width are left out and counted by `rejected_rows`.
 
         Raises:
           UserError: if the file cannot be read or has no header.
@@ -126,7 +126,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
           UserError: if they cannot be read.
         """
         try:
-            # A view has a name for its columns even if they need quoting.
+            # A view gives columns their names even if these need quoting.
             name = self._new_name()
             source = self._connection.read_parquet(list(paths), union_by_name=True)
             source.project(_as_known_types(source)).create_view(name)
@@ -189,7 +189,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
 
     @contextlib.contextmanager
     def _watched(self, title: str) -> Iterator[None]:
-        """Shows how far the query is that runs meanwhile."""
+        """Shows the progress of the query that runs meanwhile."""
         ended = threading.Event()
         with console.build_bar(100, title, unit="%") as bar:
             watch = threading.Thread(target=self._watch, args=(bar, ended))
@@ -237,7 +237,7 @@ def _counted(batches: Batches, bar: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _as_known_types(source: duckdb.DuckDBPyRelation) -> str:
-    """Returns the columns of a relation as SQL, in types that Spark would read them in."""
+    """Returns the columns of a relation as SQL, in the types in which Spark would read them."""
     columns = []
     for name, kind in zip(source.columns, map(str, source.types), strict=True):
         quoted = '"' + name.replace('"', '""') + '"'

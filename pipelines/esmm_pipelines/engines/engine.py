@@ -64,9 +64,9 @@ class Engine(Protocol):
 
         Args:
           frame: whose rows are written.
-          order: columns that they are ordered by; rows of one context are alike in the first.
+          order: columns that order the rows; the first is equal in all rows of a context.
           to_groups: yields the groups, with their splits, of rows in that order.
-          writer: that receives them.
+          writer: of the groups.
         """
 
     def rejected_rows(self) -> dict[str, int]:
@@ -93,7 +93,7 @@ def header_columns(line: str, path: str) -> list[str]:
     """Returns the names of columns in the first line of a CSV file.
 
     Raises:
-      UserError: if it is no header, in which every column has a name of its own.
+      UserError: if the line is no header: empty, with an empty name or with the same name twice.
     """
     columns = next(csv.reader([line]), [])
     if not columns or len(set(columns)) != len(columns) or "" in columns:

@@ -27,36 +27,36 @@ def keep_pieces(
     directory: pathlib.Path,
     schema: pa.Schema,
 ) -> None:
-    """Writes the rows of each piece into a file of its own, some pieces at once.
+    """Writes the rows of each piece into a file of its own, several pieces at once.
 
-    A bar shows the bytes read, the time left and the rows found.
+    A bar shows the bytes read, the time left and the number of rows.
     """
     num_bytes = sum(piece.end - piece.start for piece in pieces)
     with (
         console.build_bar(num_bytes, "reading", unit="B") as bar,
         concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
     ):
-        count = _Counter(bar)
+        counter = _Counter(bar)
         jobs = [
             pool.submit(
                 keep,
-                count.rows(parse(piece, count.add_bytes)),
-                directory / f"{place:06d}.parquet",
+                counter.rows(parse(piece, counter.add_bytes)),
+                directory / f"{index:06d}.parquet",
                 schema,
             )
-            for place, piece in enumerate(pieces)
+            for index, piece in enumerate(pieces)
         ]
         try:
             for job in concurrent.futures.as_completed(jobs):
                 job.result()
         except BaseException:
-            count.stop()
+            counter.stop()
             pool.shutdown(cancel_futures=True)
             raise
 
 
 class _Counter:
-    """Counts what several threads read, until it is stopped: then they end."""
+    """Counts what several threads read; once it is stopped, they end."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar

@@ -76,8 +76,8 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
     def read_csv(self, path: str, *, null_values: Sequence[str] = ("", "NULL")) -> Any:
         """Returns a DataFrame of text columns, named by the header of the file.
 
-        Rows that are no CSV of that width are left out and counted by `rejected_rows`. One task
-        parses a file, since values may hold line ends; its rows are kept on disk.
+        Rows that are not CSV of the header's width are left out and counted by `rejected_rows`. One
+        task parses a file, since values may hold line ends; its rows are kept on disk.
 
         Raises:
           UserError: if the file cannot be read or has no header.
@@ -115,14 +115,14 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
     def scan(
         self, pieces: Sequence[Any], parse: Callable[[Any, Report], Batches], schema: pa.Schema
     ) -> Any:
-        """Returns the rows of all pieces, one task a piece, kept on the disks of the workers.
+        """Returns the rows of all pieces, one task per piece, kept on the disks of the workers.
 
         Workers cannot report what they read while they read it; Spark shows the tasks done.
         """
         number = len(pieces)
-        places = self.session.range(0, number, numPartitions=max(number, 1))
+        indices = self.session.range(0, number, numPartitions=max(number, 1))
         read = functools.partial(_parse, pieces=list(pieces), parse=parse)
-        rows = _map_in_arrow(places, read, schema)
+        rows = _map_in_arrow(indices, read, schema)
         return rows.persist(StorageLevel.DISK_ONLY)
 
     def map_batches(
@@ -135,8 +135,8 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
         """Yields the rows of a DataFrame in its order, some at a time.
 
         One partition after the other comes to this process, so it must have memory for the largest.
-        Workers sort an ordered frame first, and to draw the borders of its partitions they compute
-        what is below it twice.
+        Workers sort an ordered frame first; to find the borders of its partitions they compute its
+        input twice.
 
         Raises:
           UserError: if Spark fails, for instance because the disk is full.
@@ -153,11 +153,11 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
         to_groups: ToGroups,
         writer: DataSetWriter,
     ) -> None:
-        """Writes the rows of a frame as groups, each task one shard of each split.
+        """Writes the rows of a frame as groups; each task writes one shard of each split.
 
         The shard of a row is a hash of the first column of the order, so neither the number of
         workers nor their failures change it. Only the shards of each task's one successful attempt
-        are adopted; what others wrote is removed with the writer's other temporary files.
+        are adopted; what other attempts wrote is removed with the writer's other temporary files.
 
         Raises:
           UserError: if a group does not fit the schema, the directory is not shared, or Spark
@@ -211,20 +211,20 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
 
 
 def _parse(
-    places: Batches, *, pieces: Sequence[Any], parse: Callable[[Any, Report], Batches]
+    indices: Batches, *, pieces: Sequence[Any], parse: Callable[[Any, Report], Batches]
 ) -> Batches:
-    for batch in places:
-        for place in batch["id"].to_pylist():
-            yield from parse(pieces[place], _ignore)
+    for batch in indices:
+        for index in batch["id"].to_pylist():
+            yield from parse(pieces[index], _ignore)
 
 
 def _ignore(_: int) -> None:
-    """Is told how many bytes were read, in a worker, where nobody asks."""
+    """Ignores how many bytes were read: in a worker, nobody asks."""
 
 
 def _map_in_arrow(frame: Any, function: Callable[[Batches], Batches], schema: pa.Schema) -> Any:
-    """Returns a frame's `mapInArrow`, which by itself takes a dot in a name for a struct's."""
-    numbered = frame.toDF(*(f"column_{place}" for place in range(len(frame.columns))))
+    """Returns a frame's `mapInArrow`, which alone would take a dot in a name for a struct's."""
+    numbered = frame.toDF(*(f"column_{index}" for index in range(len(frame.columns))))
     call = functools.partial(_call, names=frame.columns, function=function)
     return numbered.mapInArrow(call, from_arrow_schema(schema))
 
@@ -260,8 +260,8 @@ def _told_to_user() -> Iterator[None]:
         yield
     except (PySparkException, Py4JError) as error:
         text = str(error)
-        if found := _WORKERS_USER_ERROR.search(text):
-            raise UserError(found[1]) from None
+        if user_error := _WORKERS_USER_ERROR.search(text):
+            raise UserError(user_error[1]) from None
         if isinstance(error, PythonException | AnalysisException):
             raise
         if "TextParsingException" in text:

@@ -64,8 +64,8 @@ def open_session(config: EngineConfig) -> SparkSession:
 def session_settings(config: EngineConfig) -> dict[str, str]:
     """Returns Spark's settings: defaults of this package, then what the user gave.
 
-    Without a master, Spark runs on all cores of this machine, unless spark-submit or a Spark
-    installation of the user's says otherwise.
+    Without a master, Spark runs on all cores of this machine, unless spark-submit or the user's
+    Spark installation says otherwise.
 
     Raises:
       UserError: if `memory_limit` is no size.
@@ -91,7 +91,7 @@ def session_settings(config: EngineConfig) -> dict[str, str]:
         settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
     if re.match(r"local(\[|$)", master):  # there, the driver does all the work
         settings["spark.driver.memory"] = f"{_megabytes(config.memory_limit)}m"
-        # Spark's 200 are for a cluster: here, each is one more Python task after the other.
+        # Spark's default of 200 suits a cluster; here it only makes more Python tasks, in turn.
         settings["spark.sql.shuffle.partitions"] = str(4 * (os.cpu_count() or 1))
     return settings | given
 
@@ -112,11 +112,11 @@ def first_line(error: Exception) -> str:
 
 
 def _megabytes(limit: str) -> int:
-    """Returns a size as DuckDB reads it, in MiB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B", limit.strip(), re.IGNORECASE)
-    if found is None:
+    """Returns the MiB of a size that is written as DuckDB reads it."""
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT])i?B", limit.strip(), re.IGNORECASE)
+    if size is None:
         raise UserError(f"--memory_limit is {limit!r}, which is no size. Write it as 4GB.")
-    return int(float(found[1]) * _BYTES[found[2].upper()]) >> 20
+    return int(float(size[1]) * _BYTES[size[2].upper()]) >> 20
 
 
 def _check_java() -> None:
@@ -178,7 +178,7 @@ def _start_up_held_back() -> Iterator["_Pump"]:
 
 
 class _Pump(threading.Thread):
-    """Reads a pipe to its end; holds what comes, or once it is open, writes it to the screen."""
+    """Reads a pipe to its end; keeps what comes until `is_open`, then writes it to the screen."""
 
     def __init__(self, source: int) -> None:
         super().__init__(daemon=True)

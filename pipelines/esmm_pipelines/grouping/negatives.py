@@ -1,9 +1,9 @@
 """Negative down-sampling: unclicked impressions that are left out of training.
 
 An impression with a click or a conversion is always kept, and so is every one of the split `test`,
-which stays a sample of what is served. Any other is kept with the probability `negative_keep_rate`
-that the manifest tells. The odds of a click among what is left are higher by its inverse, so that
-the logit of pCTR is corrected by its logarithm; pCVR, given the click, stays what it is.
+which stays a sample of what is served. Any other is kept with the probability `negative_keep_rate`,
+which the manifest states. The odds of a click among what is left are higher by the inverse of that
+rate, so that its logarithm corrects the logit of pCTR; pCVR, given the click, needs no correction.
 """
 
 import numpy as np
@@ -31,23 +31,23 @@ def is_kept(
     """Returns which impressions are kept, bool `[impressions]`.
 
     Args:
-      draws: a uniform number in [0, 1) of each.
+      draws: a uniform number in [0, 1) for each impression.
       rate: the probability with which one without click and conversion is kept.
-      is_sampled: whether it is of a split that is sampled.
+      is_sampled: whether an impression is of a split that is sampled.
       click: labels.
       conversion: labels.
     """
     return (draws < rate) | ~is_sampled | (click != 0) | (conversion != 0)
 
 
-def hashed_draws(groups: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Returns a uniform number in [0, 1) of each impression, from its group and its place there.
+def hashed_draws(groups: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Returns a uniform number in [0, 1) for each impression, from its group and position in it.
 
     Args:
       groups: a random number of the group of each impression, uint64.
-      places: of each impression in its group, from 0.
+      positions: of each impression in its group, from 0.
     """
-    state = groups + (places + 1).astype(np.uint64) * hashing.GOLDEN
+    state = groups + (positions + 1).astype(np.uint64) * hashing.GOLDEN
     return (hashing.mix(state) >> np.uint64(11)) * 2.0**-53
 
 

@@ -1,4 +1,4 @@
-"""Rejected rows: counted by reason, kept in a file, and too many of them the end of a job."""
+"""Rejected rows: counted by reason, kept in a file; too many of them end a job."""
 
 import collections
 import contextlib
@@ -16,12 +16,12 @@ _NUM_REASONS_TOLD = 3
 class RejectedRows(contextlib.AbstractContextManager["RejectedRows"]):
     """Keeps rejected rows in `rejected/rows.csv` of a directory, and counts them by reason.
 
-    The file gets its name when the context is left without an error, and takes the place of that of
-    an earlier run; if nothing was rejected, there is none.
+    The file gets its name when the context is left without an error, and replaces that of an
+    earlier run; if nothing was rejected, there is no file.
 
     Args:
-      directory: of the data set; it need not be there.
-      columns: what the file tells of a row, before the column `reason`.
+      directory: of the data set; it need not exist.
+      columns: of the file, to which the column `reason` is added.
     """
 
     def __init__(self, directory: str, columns: Sequence[str]) -> None:
@@ -61,8 +61,8 @@ def check_share(rejected: Mapping[str, int], *, total: int, max_rejected: float,
 
     Args:
       rejected: number of rejected rows, by reason.
-      total: number of rows, the rejected ones among them.
-      max_rejected: the share of them that may be rejected, 0 to 1.
+      total: number of all rows, with the rejected ones.
+      max_rejected: the share of the rows that may be rejected, 0 to 1.
       path: of the file that holds the rejected rows.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which split a group goes to: by chance, by its time, or by a column that tells it."""
+"""Which split a group goes to: by chance, by its time, or by a column that names it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,17 +39,17 @@ def with_split_by_time(
       engine: that the table belongs to.
       table: with `GROUP`.
       config: the shares.
-      times: columns that groups are ordered by.
+      times: columns that order the groups.
     """
     F, Window = engine.F, engine.Window  # noqa: N806 - their customary names
     groups = table.groupBy(GROUP).agg(*(F.min(F.col(time)).alias(time) for time in times))
     groups = groups.where(F.coalesce(*(F.col(t).cast("string") for t in times)).isNotNull())
     order = Window.orderBy(*(F.col(name) for name in (*times, GROUP)))
-    place = F.col("esmm_tf_place")
-    groups = groups.withColumn("esmm_tf_place", F.percent_rank().over(order))
+    rank = F.col("esmm_tf_rank")
+    groups = groups.withColumn("esmm_tf_rank", F.percent_rank().over(order))
     split = (
-        F.when(place >= 1 - config.test_share, F.lit(keys.TEST))
-        .when(place >= 1 - config.test_share - config.validation_share, F.lit(keys.VALIDATION))
+        F.when(rank >= 1 - config.test_share, F.lit(keys.TEST))
+        .when(rank >= 1 - config.test_share - config.validation_share, F.lit(keys.VALIDATION))
         .otherwise(F.lit(keys.TRAIN))
     )
     groups = groups.select(F.col(GROUP), split.alias(SPLIT))

@@ -10,7 +10,7 @@ from esmm_tf.schema.record_field import RecordField
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-    """Values of rows: `values[sum(lengths)]`, `lengths[rows]`, and one weight a value if any."""
+    """Values of rows: `values[sum(lengths)]`, `lengths[rows]`, and one weight per value if any."""
 
     values: np.ndarray
     lengths: np.ndarray
@@ -25,16 +25,16 @@ class Values:
         """Returns the given rows, in that order."""
         lengths = self.lengths[rows]
         first = np.repeat(self.starts[rows] - np.cumsum(lengths) + lengths, lengths)
-        places = first + np.arange(lengths.sum())
-        weights = None if self.weights is None else self.weights[places]
-        return Values(self.values[places], lengths, weights)
+        indices = first + np.arange(lengths.sum())
+        weights = None if self.weights is None else self.weights[indices]
+        return Values(self.values[indices], lengths, weights)
 
     def entries(self, field: RecordField, first: int, end: int) -> dict[str, np.ndarray]:
-        """Returns rows `first` to `end` as a record holds them of a field."""
-        places = slice(self.starts[first], self.starts[end])
-        entries = {field.name: self.values[places]}
+        """Returns rows `first` to `end` as a record holds them for a field."""
+        span = slice(self.starts[first], self.starts[end])
+        entries = {field.name: self.values[span]}
         if field.has_lengths:
             entries[field.lengths_key] = self.lengths[first:end]
         if self.weights is not None:
-            entries[field.weight_key] = self.weights[places]
+            entries[field.weight_key] = self.weights[span]
         return entries

@@ -26,17 +26,17 @@ class WholeGroups(abc.ABC):
     max_group_size: int
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, Group]]:
-        """Yields groups with their split; rows are ordered by `ORDER`, alike in a group."""
+        """Yields groups with their split; rows are ordered by `ORDER`, which a group shares."""
         for rows in whole_groups(batches, ORDER):
             yield from self.groups(rows)
 
     @abc.abstractmethod
     def groups(self, rows: pa.Table) -> Iterator[tuple[str, Group]]:
-        """Yields the groups of rows that hold each of them whole."""
+        """Yields the groups in `rows`, each of which is there as a whole."""
 
 
 def starts(rows: pa.Table, *names: str) -> list[int]:
-    """Returns the places of the rows that differ from the one before in one of the columns."""
+    """Returns the indices of the rows that differ from the row before in any of the columns."""
     differs = np.append(True, np.zeros(len(rows) - 1, dtype=bool))
     for name in names:
         values = rows[name].to_numpy()
@@ -45,11 +45,11 @@ def starts(rows: pa.Table, *names: str) -> list[int]:
 
 
 def whole_groups(batches: Iterator[pa.RecordBatch], key: str) -> Iterator[pa.Table]:
-    """Yields the rows again, never those of a group in two pieces.
+    """Yields the rows again in tables, without dividing a group among them.
 
     Args:
       batches: of rows in an order in which those of a group stand together.
-      key: a column without nulls that has one value in a group, and others in its neighbours.
+      key: a column without nulls, with one value in a group and another in the group after it.
     """
     held: list[pa.RecordBatch] = []
     last = None

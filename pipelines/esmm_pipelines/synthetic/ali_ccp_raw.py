@@ -1,6 +1,6 @@
 r"""Simulated logs as Tianchi ships Ali-CCP: raw CSV files, and the truth beside them.
 
-Of the splits `train` and `test` there are three files each; the first two have no header:
+Each of the splits `train` and `test` has three files; the first two have no header:
 
     sample_skeleton_<split>.csv: sample_id,click,conversion,common_feature_index,feature_num,
                                  feature_list
@@ -24,19 +24,19 @@ from esmm_pipelines.synthetic.shop import Groups, Shop
 from esmm_tf import console, keys
 
 _SPLITS = (keys.TRAIN, keys.TEST)
-# Whoever finds a skeleton finds all of its split: it is the last to be renamed.
+# The skeleton is renamed last: where it stands, the other files of its split do too.
 _HEADERS = {
     "oracle": f"sample_id,{keys.ORACLE_PCTR},{keys.ORACLE_PCVR}",
     "common_features": "",
     "sample_skeleton": "",
 }
 _FEATURE_SEPARATOR, _ID_SEPARATOR, _VALUE_SEPARATOR = "\x01", "\x02", "\x03"
-# Rows that stand apart from the others of their context: "usually consecutive" is not always.
+# Share of rows apart from the others of their context: "usually consecutive" is not always.
 _DISPLACED_SHARE = 0.01
 
 
 def write_log(config: SyntheticConfig) -> None:
-    """Simulates a shop, writes its log as raw files and prints how much that is.
+    """Simulates a shop, writes its log as raw files and prints its size.
 
     Raises:
       UserError: if a rate is wrong, or there are raw files already and `overwrite` is false.
@@ -84,7 +84,7 @@ def write_groups(shop: Shop, config: SyntheticConfig, writer: CsvWriter) -> None
 
 
 def id_offsets(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Returns what is added to the ids of each field, which begin at 0, to make them raw ids.
+    """Returns what is added to each field's ids, which begin at 0, to make them raw ids.
 
     All fields share one space of raw ids, which begin at 1. Each has a block of its own there, in
     the order of `ali_ccp_fields.FIELDS`; behaviours and overlaps have the block of the item's field
@@ -120,7 +120,7 @@ def _conversion(
     samples: np.ndarray,
     anomaly_rate: float,
 ) -> np.ndarray:
-    """Returns the conversions of `samples`, and among them 1 where an anomaly has no click.
+    """Returns the conversions of `samples`, with the anomalies: 1 where there is no click.
 
     Of the first `n` samples of a log, `anomaly_rate * n`, rounded, are anomalies.
     """
@@ -133,7 +133,7 @@ def _conversion(
 
 @dataclasses.dataclass(frozen=True)
 class _Lines:
-    """Lines of a chunk, arrays of strings: `skeleton` and `oracle` a sample, `common` a context."""
+    """Lines of a chunk as strings: `skeleton` and `oracle` per sample, `common` per context."""
 
     skeleton: np.ndarray
     common: np.ndarray
@@ -143,7 +143,7 @@ class _Lines:
 def _lines(
     groups: Groups, *, samples: np.ndarray, indices: np.ndarray, offsets: Mapping[str, int]
 ) -> _Lines:
-    # Features and labels of a log's last chunk go on where the log has ended; the samples do not.
+    # In the last chunk, features and labels go on beyond the end of the log; samples do not.
     skeleton = zip(
         samples.tolist(),
         groups.labels[keys.CLICK].tolist(),
@@ -191,8 +191,8 @@ def _texts(name: str, values: Values, offset: int) -> list[str]:
     ids = (values.values + offset).tolist()
     if values.weights is None:
         return [f"{start}{number}{_VALUE_SEPARATOR}1.0" for number in ids]
-    unique, places = np.unique(values.weights, return_inverse=True)
-    weights = unique.astype(str).astype(object)[places].tolist()
+    unique, index = np.unique(values.weights, return_inverse=True)
+    weights = unique.astype(str).astype(object)[index].tolist()
     pairs = zip(ids, weights, strict=True)
     return [f"{start}{number}{_VALUE_SEPARATOR}{weight}" for number, weight in pairs]
 
@@ -205,7 +205,7 @@ def _write_chunk(
     sizes: np.ndarray,
     tested: np.ndarray,
 ) -> None:
-    """Writes a chunk; `tested` says of each context whether it belongs to the test files."""
+    """Writes a chunk; `tested` says whether a context belongs to the test files."""
     for split, chosen in ((keys.TRAIN, ~tested), (keys.TEST, tested)):
         rows = np.flatnonzero(np.repeat(chosen, sizes))
         contexts = rng.permutation(np.flatnonzero(chosen & (sizes > 0)))

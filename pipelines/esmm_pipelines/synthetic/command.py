@@ -1,6 +1,6 @@
 """`python -m esmm_pipelines.synthetic`: simulated logs with Ali-CCP's fields and a known truth.
 
-`pipelines.world` states the generative model in formulas.
+`esmm_pipelines.synthetic.world` states the generative model in formulas.
 """
 
 import dataclasses
@@ -73,8 +73,8 @@ def write_groups(shop: Shop, config: SyntheticConfig, writer: DataSetWriter) -> 
 def build_schema(sizes: dict[str, int]) -> Schema:
     """Returns the schema of a simulated log: Ali-CCP's fields, ids numbered from 0 in each.
 
-    The hundreds of values of a behaviour field are averaged, not summed: of a sum, one step of
-    Adam moves each dimension by hundreds of its step sizes, and pCTR swings from batch to batch.
+    The hundreds of values of a behaviour field are averaged, not summed: one step of Adam would
+    move each dimension of a sum by hundreds of step sizes, and pCTR would swing between batches.
     """
     vocabulary_sizes = num_ids(sizes)
     features = [
@@ -105,7 +105,7 @@ def build_schema(sizes: dict[str, int]) -> Schema:
 def _sampled(groups: Groups, splits: np.ndarray, config: SyntheticConfig, *, chunk: int) -> Groups:
     """Returns the groups of a chunk without the unclicked impressions that are left out.
 
-    The draws have a generator of their own, so that the log that is sampled stays the same.
+    The draws have a generator of their own, so that the log stays the same before it is sampled.
     """
     owners = np.repeat(np.arange(len(groups.sizes)), groups.sizes)
     labels = {name: values[: len(owners)] for name, values in groups.labels.items()}

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from esmm_tf.errors import UserError
 
 _PLAIN, _COMPRESSED = ".csv", ".csv.gz"
-# That of the command gzip; Python's own, 9, takes four times as long for a few per cent.
+# As the command gzip has it; Python's 9 takes four times as long to save a few per cent.
 _COMPRESSION_LEVEL = 6
 
 _ByteFile = BinaryIO | gzip.GzipFile
@@ -18,17 +18,17 @@ _ByteFile = BinaryIO | gzip.GzipFile
 class CsvWriter(contextlib.AbstractContextManager["CsvWriter"]):
     """Writes CSV files; leaving the context without an error gives them their names.
 
-    A file to which no line is written does not come into being.
+    A file without a line is not made.
 
     Args:
       directory: where to write; created if missing.
-      headers: of each file, by its name without `.csv`, the first line, or nothing; the files are
-        renamed in this order.
+      headers: by the name of each file without `.csv`, its first line, or an empty text for none;
+        the files are renamed in this order.
       compressed: whether to write `.csv.gz`.
       overwrite: whether files of these names may be replaced.
 
     Raises:
-      UserError: if a file of these names is there and `overwrite` is false.
+      UserError: if a file with one of these names exists and `overwrite` is false.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class CsvWriter(contextlib.AbstractContextManager["CsvWriter"]):
                 os.remove(path)
 
     def write(self, name: str, lines: Iterable[str]) -> None:
-        """Appends lines of ASCII, each without its end, to the file of that name."""
+        """Appends lines of ASCII, given without line ends, to the file of that name."""
         text = "".join(f"{line}\n" for line in lines)
         if not text:
             return
@@ -80,7 +80,7 @@ class CsvWriter(contextlib.AbstractContextManager["CsvWriter"]):
         file = self._open_files.enter_context(open(path, "wb"))  # noqa: SIM115 - the stack closes it
         if self._suffix == _PLAIN:
             return file
-        # Without a name and a time in it, the same lines are the same bytes.
+        # No name and no time are stored, so that equal lines give equal bytes.
         return self._open_files.enter_context(
             gzip.GzipFile("", "wb", _COMPRESSION_LEVEL, file, mtime=0)
         )

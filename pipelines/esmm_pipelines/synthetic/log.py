@@ -17,7 +17,7 @@ from esmm_tf.schema.columns import check_choice
 TFRECORD = "tfrecord"
 ALI_CCP_RAW = "ali_ccp_raw"
 FORMATS = (TFRECORD, ALI_CCP_RAW)
-# The field whose ids a field holds: its own, or for behaviours and overlaps the item's.
+# Field -> the field whose ids it holds: itself, or for behaviours and overlaps the item's.
 ID_FIELD = {
     **{field.name: field.name for field in fields.FIELDS},
     **{behaviour: item for behaviour, (item, _) in BEHAVIOURS.items()},
@@ -46,8 +46,8 @@ class SyntheticConfig:
         f"{ALI_CCP_RAW!r} adds it to the training files",
     )
     test_share: float = setting(0.2, help="share of the groups in split 'test'")
-    click_rate: float = setting(fields.CLICK_RATE, help="clicks an impression")
-    conversion_rate: float = setting(fields.CONVERSION_RATE_OF_CLICKS, help="conversions a click")
+    click_rate: float = setting(fields.CLICK_RATE, help="clicks per impression")
+    conversion_rate: float = setting(fields.CONVERSION_RATE_OF_CLICKS, help="conversions per click")
     correlation: float = setting(0.5, help="correlation of click and conversion propensity, 0 to 1")
     click_strength: float = setting(1.0, help="standard deviation of the click logit")
     conversion_strength: float = setting(1.0, help="standard deviation of the conversion logit")
@@ -129,8 +129,8 @@ class SyntheticConfig:
 def num_ids(sizes: Mapping[str, int]) -> dict[str, int]:
     """Returns the number of ids of each field, given those of `SyntheticConfig.sizes`.
 
-    Fields of the same ids have the same number of them: all that are visited, of which the first
-    `sizes` are shown.
+    Fields that hold the same ids have the same number of them. It counts all ids that are visited;
+    only the first `sizes` are shown.
     """
     visited = num_visited_ids(sizes)
     counts = {field.name: field.distinct_ids for field in fields.FIELDS} | dict(sizes)
@@ -150,8 +150,8 @@ def draw_chunks(shop: Shop, config: SyntheticConfig) -> Iterator[tuple[Groups, n
     while left > 0:
         rng = np.random.default_rng([config.seed, 3, chunk])
         groups = shop.draw(rng, _GROUPS_AT_ONCE)
-        places = np.searchsorted(np.cumsum(shares), rng.random(_GROUPS_AT_ONCE), side="right")
+        indices = np.searchsorted(np.cumsum(shares), rng.random(_GROUPS_AT_ONCE), side="right")
         sizes = np.diff(np.minimum(np.cumsum(groups.sizes), left), prepend=0)
-        yield dataclasses.replace(groups, sizes=sizes), splits[places]
+        yield dataclasses.replace(groups, sizes=sizes), splits[indices]
         left -= int(sizes.sum())
         chunk += 1

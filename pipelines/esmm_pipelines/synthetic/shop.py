@@ -44,7 +44,7 @@ class TruthConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Impression groups: context fields a group, all else an impression."""
+    """Impression groups: context fields per group, all else per impression."""
 
     sizes: np.ndarray
     context: dict[str, Values]
@@ -54,7 +54,7 @@ class Groups:
 
 @dataclasses.dataclass(frozen=True)
 class _Visitors:
-    """Users, `[groups]`, what they may visit, `[groups, visits]`, and which share they do."""
+    """Users, the items they may visit, `[groups, visits]`, and the share of these that they do."""
 
     users: np.ndarray
     visited: np.ndarray
@@ -66,7 +66,7 @@ class Shop:
 
     Args:
       truth: rates and strengths.
-      sizes: number of ids shown of fields 101, 205, 206, 207, 210 and 216.
+      sizes: number of shown ids of fields 101, 205, 206, 207, 210 and 216.
       seed: of everything in the shop.
     """
 
@@ -85,7 +85,7 @@ class Shop:
         self._calibrate_rates(rng)
 
     def draw(self, rng: np.random.Generator, num_groups: int) -> Groups:
-        """Returns that many groups with labels and truth."""
+        """Returns `num_groups` groups with labels and truth."""
         visitors = self._visitors(rng, num_groups)
         users = visitors.users
         behaviours = self._behaviours(rng, visitors)
@@ -124,20 +124,20 @@ class Shop:
         made = self._made(name, visitors.activity)
         chosen = np.arange(visitors.visited.shape[1]) < made[:, np.newaxis]
         values = self._catalogue.field(field, visitors.visited[chosen])
-        places = np.repeat(np.nonzero(chosen)[0], values.lengths) * num_shown + values.values
-        unique, counts = np.unique(places, return_counts=True)
+        pairs = np.repeat(np.nonzero(chosen)[0], values.lengths) * num_shown + values.values
+        unique, counts = np.unique(pairs, return_counts=True)
         groups, ids = np.divmod(unique, num_shown)
         ids = world.sisters(rng, ids, num_shown=num_shown, num_ids=num_ids)
-        # A sister may be that of two neighbours.
-        unique, places = np.unique(groups * num_ids + ids, return_inverse=True)
+        # Two neighbouring ids may have the same sister.
+        unique, index = np.unique(groups * num_ids + ids, return_inverse=True)
         return Values(
             unique % num_ids,
             np.bincount(unique // num_ids, minlength=len(made)),
-            np.log1p(np.bincount(places, counts)).astype(np.float32),
+            np.log1p(np.bincount(index, counts)).astype(np.float32),
         )
 
     def _made(self, name: str, activity: np.ndarray) -> np.ndarray:
-        """Returns how many visits behind a behaviour field were made: the first so many."""
+        """Returns how many visits behind a behaviour field each user made; they are the first."""
         return np.rint(activity * self._visits[name]).astype(np.int64)
 
     def _choose_items(
@@ -148,8 +148,8 @@ class Shop:
         candidates = world.zipf_ranks(rng, shape, self._catalogue.num_items)
         again = rng.random(shape) < self._retargeting
         made = self._made(_BEHIND_CANDIDATES, visitors.activity)[group][:, np.newaxis]
-        which = (rng.random(shape) * made).astype(np.int64)
-        candidates = np.where(again, visitors.visited[group[:, np.newaxis], which], candidates)
+        visit = (rng.random(shape) * made).astype(np.int64)
+        candidates = np.where(again, visitors.visited[group[:, np.newaxis], visit], candidates)
         latent = self._users.latent[visitors.users[group]][:, np.newaxis]
         click, _ = world.propensities(
             latent, self._catalogue.latent.take(candidates, axis=0), self._truth.correlation
@@ -201,7 +201,7 @@ class Shop:
         return click, self._truth.conversion_strength * y
 
     def _calibrate_visits(self, rng: np.random.Generator) -> None:
-        """Sets the number of visits behind each behaviour field by its mean number of values."""
+        """Sets how many visits each behaviour field needs to have its mean number of values."""
         targets = {name: ali_ccp_fields.BY_NAME[name].mean_values for name in world.BEHAVIOURS}
         self._visits = {name: math.ceil(2 * target) for name, target in targets.items()}
         for _ in range(6):
@@ -212,11 +212,11 @@ class Shop:
                 self._visits[name] = min(grown, 20 * math.ceil(target))
 
     def _calibrate_overlap(self, rng: np.random.Generator) -> None:
-        """Solves the share of candidates that come from the visits, as near as 0 to 1 bring it."""
+        """Solves the share of candidates that come from the visits, bounded by 0 and 1."""
         visitors = self._visitors(rng, 2 * _PILOT_GROUPS)
         behaviours = self._behaviours(rng, visitors)
         group = np.repeat(np.arange(len(visitors.users)), 10)
-        seed = rng.integers(2**32)  # the same draws at each step, for an overlap that only rises
+        seed = rng.integers(2**32)  # equal draws at each step, so that the overlap only rises
 
         def overlap(retargeting: float) -> float:
             self._retargeting = retargeting
@@ -275,12 +275,12 @@ def _bisect(
 
 
 def _overlap(behaviour: Values, shown: Values, group: np.ndarray, num_ids: int) -> Values:
-    """Returns the ids of each impression that its group's behaviour holds, with its weights."""
+    """Returns the ids that an impression shares with its group's behaviour, and its weights."""
     known = np.repeat(np.arange(len(behaviour.lengths)), behaviour.lengths) * num_ids
     known += behaviour.values
     row = np.repeat(np.arange(len(group)), shown.lengths)
     wanted = group[row] * num_ids + shown.values
-    places = np.searchsorted(known, wanted).clip(0, max(len(known) - 1, 0))
-    hit = known[places] == wanted if len(known) else np.zeros(len(wanted), dtype=bool)
-    weights = behaviour.weights[places[hit]] if behaviour.weights is not None else None
+    index = np.searchsorted(known, wanted).clip(0, max(len(known) - 1, 0))
+    hit = known[index] == wanted if len(known) else np.zeros(len(wanted), dtype=bool)
+    weights = behaviour.weights[index[hit]] if behaviour.weights is not None else None
     return Values(shown.values[hit], np.bincount(row[hit], minlength=len(group)), weights)

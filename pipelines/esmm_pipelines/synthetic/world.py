@@ -27,17 +27,17 @@ with the scene's effect among `-0.2, 0, 0.2`, and `a`, `b` solved so that the me
 impressions, and the mean pCVR over clicked ones, are the rates asked for. Conversions are drawn
 only where there is a click.
 
-**Behaviour.** A user's visits of 14 days are drawn from a popularity sample, twice as large, by
-Gumbel top-k with the score `2 (<t, v> + <t', v'>) / sqrt(2 K)`, of which the user makes the first
-`U(0, 1)`. Fields `*_14` hold the distinct categories, shops, brands and nodes of the visits,
-weighted `ln(1 + count)`; the number of visits behind each is set so that its mean number of values
-is Ali-CCP's.
+**Behaviour.** The visits that a user may make in 14 days are drawn from a popularity sample, twice
+as large, by Gumbel top-k with the score `2 (<t, v> + <t', v'>) / sqrt(2 K)`. The user makes the
+first `U(0, 1)` of them. Fields `*_14` hold the distinct categories, shops, brands and nodes of the
+visits, weighted `ln(1 + count)`; the number of visits behind each field is set so that the field's
+mean number of values is Ali-CCP's.
 
 In Ali-CCP more ids are visited than shown. Of a field's `A` ids, the first `S` belong to items and
 the others to none; `A / S` is Ali-CCP's, 1.4 for categories, 4.1 for shops, 1.9 for brands, 1.005
-for nodes. Each of the `S` stands for `A / S` equally frequent sisters of the same taste, itself one
-of them, and a user visits always the same one: with `k = A / S - 1` and one draw `u` of `U(0, 1)` a
-user and id, whoever visits `s` has
+for nodes. Each of the `S` stands for `A / S` equally frequent sisters of the same taste, itself
+among them, and a user always visits the same sister: with `k = A / S - 1` and one draw `u` of
+`U(0, 1)` per user and id, a user who visits `s` has
 
     s                        with probability S / A
     S + floor(k (s + u))     else
@@ -87,7 +87,7 @@ def zipf_ranks(rng: np.random.Generator, size: int | tuple[int, ...], num: int) 
 
 
 def num_visited_ids(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Returns the number of ids of each behaviour field, given those of the fields of items."""
+    """Returns the number of ids of each behaviour field, given the sizes of the items' fields."""
     known = fields.BY_NAME
     return {
         name: round(sizes[field] * known[name].distinct_ids / known[field].distinct_ids)
@@ -98,7 +98,7 @@ def num_visited_ids(sizes: Mapping[str, int]) -> dict[str, int]:
 def sisters(
     rng: np.random.Generator, ids: np.ndarray, *, num_shown: int, num_ids: int
 ) -> np.ndarray:
-    """Returns for each id in `[0, num_shown)` itself or a sister in `[num_shown, num_ids)`."""
+    """Returns each id in `[0, num_shown)`, or instead a sister in `[num_shown, num_ids)`."""
     ratio = num_ids / num_shown
     draws = ratio * rng.random(len(ids))
     others = num_shown + ((ratio - 1) * ids + draws - 1).astype(np.int64)
@@ -191,11 +191,11 @@ def propensities(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the click and conversion propensities `z` and `y` of latent vectors, `[...]`."""
     click = np.einsum("...k,...k->...", users[..., _CLICK], items[..., _CLICK])
-    other = np.einsum("...k,...k->...", users[..., _CONVERSION], items[..., _CONVERSION])
+    conversion = np.einsum("...k,...k->...", users[..., _CONVERSION], items[..., _CONVERSION])
     parts = (
         (users[..., _CLICK_SCALAR], users[..., _CONVERSION_SCALAR]),
         (items[..., _CLICK_SCALAR], items[..., _CONVERSION_SCALAR]),
-        (click / np.sqrt(TASTE_DIM), other / np.sqrt(TASTE_DIM)),
+        (click / np.sqrt(TASTE_DIM), conversion / np.sqrt(TASTE_DIM)),
     )
     z = sum(x for x, _ in parts) / np.sqrt(3)
     y = sum(correlation * x + np.sqrt(1 - correlation**2) * own for x, own in parts) / np.sqrt(3)

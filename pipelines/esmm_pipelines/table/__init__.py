@@ -1,1 +1,1 @@
-"""A table of impressions, one a row, to grouped records."""
+"""A table of impressions, one per row, to grouped records."""

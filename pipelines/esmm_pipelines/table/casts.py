@@ -46,7 +46,7 @@ def one(value: str, kind: str) -> str:
 
 
 def many(value: str, kind: str, *, is_list: bool) -> str:
-    """Returns the SQL of a list; a value that is none becomes a list of one."""
+    """Returns the SQL of a list; a single value becomes a list of one."""
     if is_list:
         return f"transform({value}, e -> {one('e', kind)})"
     return f"case when {value} is not null then array({one(value, kind)}) end"
@@ -58,9 +58,9 @@ def has_null(value: str) -> str:
 
 
 def text(value: str, kind: str, *, is_list: bool) -> str:
-    """Returns the SQL of a text that only equal values share; no list is as good as an empty one.
+    """Returns the SQL of a text that only equal values share; a missing list equals an empty one.
 
-    Every string has its length before it, so that what follows it is not taken for a part of it.
+    Every string has its length before it, so that nothing after it is taken for a part of it.
     """
     if is_list:
         element = _with_length("e") if kind == SQL_TYPES[STRING] else "cast(e as string)"

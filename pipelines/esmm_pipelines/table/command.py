@@ -1,4 +1,4 @@
-"""`python -m esmm_pipelines.table`: a table of impressions, one a row, to grouped TFRecords."""
+"""`python -m esmm_pipelines.table`: a table of impressions, one per row, to grouped TFRecords."""
 
 import dataclasses
 import os
@@ -61,7 +61,7 @@ class TableConfig:
 def convert(
     config: TableConfig, split: SplitConfig, data_set: DataSetConfig, engine_config: EngineConfig
 ) -> None:
-    """Writes a table of impressions, one a row, as groups that a schema describes."""
+    """Writes a table of impressions, one per row, as groups that a schema describes."""
     schema = toml_file.load_schema(config.schema)
     with open_engine(engine_config) as engine:
         records.write_table(

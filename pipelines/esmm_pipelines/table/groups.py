@@ -26,18 +26,18 @@ _HASH_DIGITS = 16  # of 64 bits
 class GroupBuilder(WholeGroups):
     """Turns rows of a typed table into groups.
 
-    Rows are ordered by `ORDER`, a seeded hash alike in a group, and `SIGNATURE`, alike in what a
+    Rows are ordered by `ORDER`, a seeded hash of their group, and `SIGNATURE`, a hash of what a
     record holds once.
 
     Args:
-      negative_keep_rate: the probability with which a row of the splits that are sampled is kept if
-        it has no click and no conversion.
+      negative_keep_rate: the probability with which a row without click and conversion is kept in
+        the splits that are sampled.
     """
 
     negative_keep_rate: float = 1.0
 
     def groups(self, rows: pa.Table) -> Iterator[tuple[str, records.Group]]:
-        """Yields the groups of rows that hold each of them whole."""
+        """Yields the groups in `rows`, each of which is there as a whole."""
         if self.negative_keep_rate < 1:
             rows = rows.filter(pa.array(self._is_kept(rows)))
         if not len(rows):
@@ -57,10 +57,10 @@ class GroupBuilder(WholeGroups):
                 yield splits[first], record
 
     def _is_kept(self, rows: pa.Table) -> np.ndarray:
-        """Returns which rows are kept, by a hash of their group and their place in it.
+        """Returns which rows are kept, by a hash of their group and their position in it.
 
-        A hash of what a row holds would keep all rows that are equal, or none of them. Which place
-        each of those has does not matter, and the others are ordered by what they hold.
+        A hash of what a row holds would keep all rows that are equal, or none of them. The position
+        follows from what a row holds; the order of equal rows does not matter.
         """
         begins = np.array(starts(rows, ORDER))
         sizes = np.diff(begins, append=len(rows))

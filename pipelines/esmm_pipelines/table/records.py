@@ -1,4 +1,4 @@
-"""A table of impressions, one a row, to grouped TFRecords: what all logs of that shape share.
+"""A table of impressions, one per row, to grouped TFRecords: what all logs of that shape share.
 
 Every row is typed and judged in the engine; the rejected ones are listed and counted before
 anything is replaced, the others ordered by their group and written.
@@ -41,10 +41,10 @@ class Layout:
     """Columns of a log that say which rows belong together, and where.
 
     Args:
-      group_by: rows with one value are a group; if empty, rows with the same context are, or, in a
-        schema without context features, each row is.
+      group_by: rows with the same value are a group; if empty, rows with the same context are, or
+        each row is, where the schema has no context features.
       time_column: the latest groups are the test; text that is a number or a time will do.
-      split_column: names the split of a row; without it and a time, a hash of the group does.
+      split_column: names the split of a row; without either column, a hash of the group does.
     """
 
     group_by: str = ""
@@ -73,7 +73,7 @@ def write_table(
 
     Args:
       engine: that the table belongs to.
-      frame: one row an impression, with a column for each feature, key, label and weight.
+      frame: one row per impression, with a column for each feature, key, label and weight.
       schema: of the records.
       layout: how rows become groups.
       split: shares of the splits, unless a column names them.
@@ -105,7 +105,7 @@ def write_table(
 def checked_table(
     engine: Engine, frame: Any, schema: Schema, *, layout: Layout, split: SplitConfig, seed: int
 ) -> Any:
-    """Returns the typed rows with their group, split and order, and why they are to be rejected."""
+    """Returns the typed rows with their group, split and order, and the reasons to reject them."""
     F = engine.F  # noqa: N806 - its customary name
     types = column_types(frame)
     for flag, column in dataclasses.asdict(layout).items():
@@ -140,7 +140,7 @@ def _select(engine: Engine, frame: Any, columns: Mapping[str, str]) -> Any:
 def _with_split(
     engine: Engine, table: Any, *, layout: Layout, split: SplitConfig, seed: int
 ) -> tuple[Any, str]:
-    """Returns the table with the split of each row, and why a row would have none."""
+    """Returns the table with the split of each row, and why a row may have none."""
     if layout.time_column:
         table = splits.with_split_by_time(engine, table, split, times=_TIMES)
         return table, "its time is not known"
@@ -156,7 +156,7 @@ def _has_groups(schema: Schema, layout: Layout) -> bool:
 
 
 def _row_columns(schema: Schema, layout: Layout, types: Mapping[str, str]) -> dict[str, str]:
-    """Returns the SQL of what is needed of the log beside the values of records."""
+    """Returns the SQL of what is needed from the log besides the values of records."""
     columns = {_SHOWN: _shown_text(schema, layout), GROUP: _group_text(schema, layout, types)}
     if layout.time_column:
         time = f"cast({casts.quoted(layout.time_column)} as string)"
@@ -187,7 +187,7 @@ def _group_text(schema: Schema, layout: Layout, types: Mapping[str, str]) -> str
 
 
 def _shown_text(schema: Schema, layout: Layout) -> str:
-    """Returns the SQL of what names the group of a rejected row to a reader."""
+    """Returns the SQL of a text that names the group of a rejected row to a reader."""
     if layout.group_by:
         return f"cast({casts.quoted(layout.group_by)} as string)"
     single = [value for value in table_values(schema).values() if not value.is_many]
@@ -207,16 +207,16 @@ def _context_text(schema: Schema) -> str:
 
 
 def row_order(schema: Schema) -> list[str]:
-    """Returns the columns that order the rows: equal ones aside, nothing depends on chance."""
+    """Returns the columns that order the rows; chance orders equal rows alone."""
     values = [value for value in table_values(schema).values() if value.side != CONTEXT]
     single = [value.name for value in values if not value.is_many]
     return [ORDER, SIGNATURE, *single, *(value.name for value in values if value.is_many)]
 
 
 def _count(engine: Engine, table: Any) -> tuple[int, collections.Counter[str]]:
-    """Returns the number of all rows, and of those without a reason to reject them by split."""
+    """Returns the number of all rows, and by split that of rows without a reason to reject them."""
     F = engine.F  # noqa: N806 - its customary name
-    # Every column is counted, or a reader would leave out some, and the faults in them.
+    # Every column is counted, since a reader leaves out what is not asked for, faults included.
     counts = [F.count(F.col(name)).alias(f"n_{name}") for name in table.columns if name != REASON]
     judged = table.groupBy(REASON, SPLIT).agg(F.count("*").alias("n"), *counts)
     total, good = 0, collections.Counter[str]()
@@ -231,7 +231,7 @@ def _count(engine: Engine, table: Any) -> tuple[int, collections.Counter[str]]:
 def _reject(
     engine: Engine, table: Any, data_set: DataSetConfig
 ) -> tuple[collections.Counter[str], collections.Counter[str]]:
-    """Lists the rejected rows; returns how many there are by reason, and of the others by split."""
+    """Lists the rejected rows; returns their number by reason, and that of the others by split."""
     F = engine.F  # noqa: N806 - its customary name
     total, good = _count(engine, table)
     columns = (F.col(_SHOWN), F.col(REASON))

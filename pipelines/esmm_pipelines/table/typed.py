@@ -1,4 +1,4 @@
-"""A table of impressions, one a row, in the types of a schema, with a reason to reject a row."""
+"""A table of impressions, one per row, in the types of a schema, with a reason to reject a row."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ class Value:
 
     Args:
       source: the column of the log.
-      name: the column of the typed table; a schema's own names may differ in nothing but case.
+      name: the column of the typed table; a schema's own names may differ in case alone.
       side: of the context or of the impressions.
       kind: SQL type of one value.
       is_many: whether a row has any number of them.
@@ -52,19 +52,21 @@ class Value:
 
 def table_values(schema: Schema) -> dict[str, Value]:
     """Returns what each record key is made of; lengths, which follow from lists, are not listed."""
-    found = {field.name: _field_value(field, field.name) for field in schema.fields}
+    values = {field.name: _field_value(field, field.name) for field in schema.fields}
     for feature in schema.features:
         if feature.weighted:
             weight = _field_value(feature, weight_column(feature.name))
-            found[feature.weight_key] = dataclasses.replace(weight, kind=_NUMBER, is_required=False)
+            values[feature.weight_key] = dataclasses.replace(
+                weight, kind=_NUMBER, is_required=False
+            )
     labels = {keys.CLICK: schema.labels.click, keys.CONVERSION: schema.labels.conversion}
     for key, source in labels.items():
-        found[key] = Value(source=source, name="", side=IMPRESSION, kind=_INTEGER)
+        values[key] = Value(source=source, name="", side=IMPRESSION, kind=_INTEGER)
     for key, source in number_columns(schema).items():
-        found[key] = Value(source=source, name="", side=IMPRESSION, kind=_NUMBER, is_required=True)
+        values[key] = Value(source=source, name="", side=IMPRESSION, kind=_NUMBER, is_required=True)
     return {
-        key: dataclasses.replace(value, name=f"value_{place}")
-        for place, (key, value) in enumerate(found.items())
+        key: dataclasses.replace(value, name=f"value_{index}")
+        for index, (key, value) in enumerate(values.items())
     }
 
 
@@ -91,7 +93,7 @@ def raw_columns(schema: Schema, types: Mapping[str, str]) -> dict[str, str]:
       types: of the log's columns, from `column_types`.
 
     Raises:
-      UserError: if a column is missing, or of a type that its feature cannot be made of.
+      UserError: if a column is missing, or its type cannot become that of its feature.
     """
     values = table_values(schema).values()
     for source in sorted(value.source for value in values):
@@ -110,8 +112,8 @@ def cast(value: Value, sql: str, types: Mapping[str, str]) -> str:
     """Returns the SQL of a value's column in its type.
 
     Args:
-      value: whose source tells whether it comes as a list.
-      sql: of the column as it comes.
+      value: to cast; the type of its source tells whether it is a list.
+      sql: of the column before the cast.
       types: of the log's columns.
     """
     if not value.is_many:
@@ -155,19 +157,19 @@ def _field_value(field: RecordField, source: str) -> Value:
     )
 
 
-def _check_type(value: Value, found: str, schema: Schema) -> None:
-    in_list = _LIST.fullmatch(found)
+def _check_type(value: Value, sql_type: str, schema: Schema) -> None:
+    in_list = _LIST.fullmatch(sql_type)
     if in_list and not value.is_many:
         raise UserError(
-            f"Column {value.source!r} holds lists, {found}, and schema {schema.name!r} reads one "
-            "value of it. Set values = 'many', or give a column of single values."
+            f"Column {value.source!r} holds lists, {sql_type}, and schema {schema.name!r} reads "
+            "one value of it. Set values = 'many', or give a column of single values."
         )
-    single = in_list[1] if in_list else found
+    single = in_list[1] if in_list else sql_type
     if not _ANY_KIND.fullmatch(single) and not (
         value.kind == _STRING and _TEXT_ONLY.fullmatch(single)
     ):
         raise UserError(
-            f"Column {value.source!r} is of type {found}, which cannot become {value.sql_type}. "
+            f"Column {value.source!r} is of type {sql_type}, which cannot become {value.sql_type}. "
             "Convert it in the table."
         )
 
@@ -179,7 +181,7 @@ def _is_list(value: Value, types: Mapping[str, str]) -> bool:
 def _rules(
     values: Mapping[str, Value], schema: Schema, types: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Yields, as SQL on typed and raw columns, what makes a row faulty, and its reason."""
+    """Yields conditions of faulty rows, as SQL on typed and raw columns, and their reasons."""
     for value in values.values():
         if value.is_many:
             if _is_list(value, types):

@@ -26,7 +26,7 @@ _QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 class Collector:
     """Adds up batches.
 
-    Memory: 16 bytes a distinct id of each feature, four times that while merging.
+    Memory: 16 bytes per distinct id of each feature, four times that while merging.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -40,13 +40,13 @@ class Collector:
             feature.add(batch)
 
     def result(self, files: str) -> DataStatistics:
-        """Returns the statistics of what was added; `files` names it in messages."""
+        """Returns the statistics of what was added; `files` names the data set in messages."""
         features = tuple(feature.result() for feature in self._features)
         return DataStatistics(files=files, labels=self._labels.result(), features=features)
 
 
 class _Ratio:
-    """The sum of x over groups by the sum of y, with the error of a sample of whole groups."""
+    """The sum of x over groups divided by that of y, with the error of a sample of whole groups."""
 
     def __init__(self) -> None:
         self._groups = 0
@@ -71,7 +71,7 @@ class _Ratio:
         return Rate(value=x / y, standard_error=math.sqrt(variance * correction))
 
     def effective_size(self) -> float:
-        """Returns the number of groups of one y each that vary as the groups do."""
+        """Returns the number of groups with equal y that would vary as these do (Kish)."""
         return float(self.sums[1] ** 2 / self._moments[1, 1]) if self._moments[1, 1] else 0.0
 
 
@@ -192,8 +192,8 @@ class _FeatureCollector:
     def _distribution(self, frequencies: Frequencies) -> Numbers:
         ends = np.cumsum(frequencies.counts)
         wanted = np.array(_QUANTILES) * frequencies.total
-        places = np.searchsorted(ends, wanted, side="left")
-        quantiles = frequencies.values[places].astype(np.float64)
+        indices = np.searchsorted(ends, wanted, side="left")
+        quantiles = frequencies.values[indices].astype(np.float64)
         return Numbers(
             **dataclasses.asdict(self._numbers.range() or Range(min=0, mean=0, max=0)),
             stddev=self._numbers.stddev(),
@@ -206,7 +206,7 @@ def _sum_by_group(rows: FeatureRows, values: np.ndarray, num_groups: int) -> np.
 
 
 def _out_of_vocabulary(feature: Feature, frequencies: Frequencies) -> float | None:
-    """Returns the share of values that have no row of their own; None if the column knows none."""
+    """Returns the share of values without a row of their own; None if that is unknown."""
     column, values = feature.column, frequencies.values
     if frequencies.total == 0:
         return None

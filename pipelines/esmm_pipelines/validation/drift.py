@@ -1,14 +1,14 @@
 """The differences between two data sets, each beside the noise of samples of these sizes.
 
 Ids: the L-infinity distance of the shares of their values, the largest change of any share, as
-TensorFlow Data Validation takes it, and the share of values that the baseline has not. Numbers:
+TensorFlow Data Validation takes it, and the share of values that the baseline lacks. Numbers:
 the Jensen-Shannon divergence in bits, 0 to 1, over about 20 cells that hold equally many numbers
 of the baseline. Both: coverage. Labels: their rates.
 
 A difference counts only as far as it is beyond `NOISE` = 4 standard errors of what two samples of
 the same distribution differ by. Samples are drawn by group, not by impression: the impressions of
 a group are alike, so that their number says little. The errors of rates and coverage are estimated
-from the groups themselves; a share of values has the error of one value a group.
+from the groups themselves; a share of values has the error of one value per group.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ JENSEN_SHANNON = "jensen_shannon"
 class Change:
     """One rate in both data sets; `beyond_noise` is the part of its change that is no noise.
 
-    Its sign is that of the change. The values are None if there was nothing to divide by.
+    It has the sign of the change. The values are None if there was nothing to divide by.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Change:
 class Distance:
     """How far two distributions are apart, in `[0, 1]`.
 
-    `where` is the id whose share changed most beyond noise, with its shares here and there.
+    `where` is the id whose share changed most beyond noise, with its shares in both data sets.
     """
 
     measure: str
@@ -64,8 +64,8 @@ class Distance:
 class FeatureDifference:
     """How one feature differs. `is_gone`: only the baseline has it; `is_new`: only this set.
 
-    `distance` is None without values on both sides, or of two kinds, which `is_retyped` tells;
-    `unseen` is the share of values that the baseline has not, None where that is not known.
+    `distance` is None if a side has no values, or if the two are of different kinds (`is_retyped`);
+    `unseen` is the share of values that the baseline lacks, None where that is not known.
     """
 
     name: str
@@ -160,7 +160,7 @@ def _distance(
 def largest_change(now: Frequencies, before: Frequencies, inverse_sizes: float) -> Distance:
     """Returns the L-infinity distance of the shares of values.
 
-    Of a value that the baseline's file leaves out, the least possible change is taken.
+    A value that the baseline's file leaves out counts with the least change that is possible.
 
     Args:
       now: all values.
@@ -176,20 +176,20 @@ def largest_change(now: Frequencies, before: Frequencies, inverse_sizes: float) 
     changes = np.abs(shares - before_shares)
     pooled = (shares + before_shares) / 2
     noise = NOISE * np.sqrt(pooled * (1 - pooled) * inverse_sizes)
-    place = int(np.argmax(changes - noise))
-    value = values[place]
+    index = int(np.argmax(changes - noise))
+    value = values[index]
     return Distance(
         measure=L_INFINITY,
         value=float(changes.max()),
-        beyond_noise=max(float(changes[place] - noise[place]), 0.0),
+        beyond_noise=max(float(changes[index] - noise[index]), 0.0),
         where=value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value),
-        share=float(shares[place]),
-        baseline_share=float(before_shares[place]),
+        share=float(shares[index]),
+        baseline_share=float(before_shares[index]),
     )
 
 
 def unseen_share(now: Frequencies, before: Frequencies) -> float | None:
-    """Returns the share of values that the baseline has not, if all of the baseline's are known."""
+    """Returns the share of values that the baseline lacks, if all of the baseline's are known."""
     if not before.is_complete:
         return None
     return float(now.counts[~np.isin(now.values, before.values)].sum() / now.total)
@@ -198,8 +198,8 @@ def unseen_share(now: Frequencies, before: Frequencies) -> float | None:
 def divergence(now: Frequencies, before: Histogram, inverse_sizes: float) -> Distance:
     """Returns the Jensen-Shannon divergence in bits over the cells of the baseline.
 
-    Between samples of one distribution, 8 ln 2 times it, divided by `inverse_sizes`, follows the
-    chi-squared distribution, with one degree of freedom less than there are cells.
+    Between samples of one distribution, 8 ln 2 times the divergence, divided by `inverse_sizes`,
+    follows the chi-squared distribution, with one degree of freedom less than there are cells.
     """
     pair = [count_cells(now, before.edges), before.counts]
     shares = np.stack([counts / counts.sum() for counts in pair])
@@ -214,7 +214,7 @@ def divergence(now: Frequencies, before: Histogram, inverse_sizes: float) -> Dis
 
 
 def _shares(frequencies: Frequencies, values: np.ndarray) -> np.ndarray:
-    """Returns the share of each of `values`, which hold all of the frequencies' own."""
+    """Returns the share of each of `values`, among which are all values of `frequencies`."""
     shares = np.zeros(len(values))
     shares[np.searchsorted(values, frequencies.values)] = frequencies.counts / frequencies.total
     return shares

@@ -14,7 +14,7 @@ LABELS = "labels"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ThresholdConfig:
-    """From where on something is a finding."""
+    """The limits beyond which something is a finding."""
 
     leak_auc: float = setting(
         0.95, help="AUC above which a feature that alone predicts a label is a leak, 0.5 to 1"
@@ -64,17 +64,17 @@ def find_all(
     thresholds: ThresholdConfig,
 ) -> tuple[DataFinding, ...]:
     """Returns the findings, in the order of the features; none if the data set is healthy."""
-    found = [*_broken_labels(statistics.labels), *_miscounts(statistics.labels, source)]
-    found += _empty_features(statistics, differences)
+    findings = [*_broken_labels(statistics.labels), *_miscounts(statistics.labels, source)]
+    findings += _empty_features(statistics, differences)
     for feature in statistics.features:
-        found += _leaks(feature, thresholds)
+        findings += _leaks(feature, thresholds)
     if differences is not None:
         for change in differences.labels:
-            found += _rate_changes(change, thresholds)
+            findings += _rate_changes(change, thresholds)
         for feature_difference in differences.features:
-            found += _losses(feature_difference, thresholds)
-            found += _drifts(feature_difference, thresholds)
-    return tuple(found)
+            findings += _losses(feature_difference, thresholds)
+            findings += _drifts(feature_difference, thresholds)
+    return tuple(findings)
 
 
 def _broken_labels(labels: LabelStatistics) -> Iterator[DataFinding]:
@@ -111,7 +111,7 @@ def _miscounts(labels: LabelStatistics, source: Source) -> Iterator[DataFinding]
 def _empty_features(
     statistics: DataStatistics, differences: Differences | None
 ) -> Iterator[DataFinding]:
-    """Yields the features without a value, unless the baseline has values of them to compare."""
+    """Yields the features without a value, unless the baseline has values to compare."""
     compared = {
         feature.name
         for feature in (differences.features if differences else ())

@@ -21,7 +21,7 @@ _NONE = "-"
 
 
 def format_report(
-    statistics: DataStatistics, differences: Differences | None, found: Sequence[DataFinding]
+    statistics: DataStatistics, differences: Differences | None, findings: Sequence[DataFinding]
 ) -> str:
     """Returns the tables and the findings."""
     parts = [
@@ -37,7 +37,7 @@ def format_report(
             _change_table(differences.labels),
             _difference_table(differences.features),
         ]
-    return "\n\n".join([*parts, _format_findings(found)])
+    return "\n\n".join([*parts, _format_findings(findings)])
 
 
 def _sampling_notes(statistics: DataStatistics) -> list[str]:
@@ -51,17 +51,17 @@ def _comparison_notes(differences: Differences) -> list[str]:
     return [f"{' and '.join(RATES_OF_ALL)} are not compared: --negative_keep_rate differs"]
 
 
-def _format_findings(found: Sequence[DataFinding]) -> str:
-    if not found:
+def _format_findings(findings: Sequence[DataFinding]) -> str:
+    if not findings:
         return "no findings"
-    lines = [f"{item.kind}: {item.subject}: {item.message}" for item in found]
-    return "\n".join([f"{len(found)} finding{'s' * (len(found) > 1)}", *map(one_line, lines)])
+    lines = [f"{finding.kind}: {finding.subject}: {finding.message}" for finding in findings]
+    return "\n".join([f"{len(findings)} finding{'s' * (len(findings) > 1)}", *map(one_line, lines)])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Returns aligned columns, the first and the last one to the left."""
+    """Returns aligned columns, the first and the last aligned to the left."""
     outer = (0, len(head) - 1)
-    columns = [Column(title=title, is_text=place in outer) for place, title in enumerate(head)]
+    columns = [Column(title=title, is_text=index in outer) for index, title in enumerate(head)]
     return format_rows(columns, rows)
 
 
@@ -147,12 +147,12 @@ def _distribution(numbers: Numbers) -> str:
     )
 
 
-def _range(found: Range | None) -> str:
-    if found is None:
+def _range(numbers: Range | None) -> str:
+    if numbers is None:
         return _NONE
-    if found.min == found.max:
-        return f"{found.min:.4g}"
-    return f"{found.min:.4g} < {found.mean:.4g} < {found.max:.4g}"
+    if numbers.min == numbers.max:
+        return f"{numbers.min:.4g}"
+    return f"{numbers.min:.4g} < {numbers.mean:.4g} < {numbers.max:.4g}"
 
 
 def _rate(rate: Rate) -> str:

@@ -19,8 +19,8 @@ _NUM_BINS = 20
 class Rate:
     """A ratio of two sums over groups, and its standard error if there are two groups or more.
 
-    The error is that of a sample of whole groups, so that impressions of one group may be as alike
-    as they please. `value` is None if there is nothing to divide by.
+    The error is that of a sample of whole groups, so that it holds however alike the impressions of
+    a group are. `value` is None if there is nothing to divide by.
     """
 
     value: float | None
@@ -71,7 +71,7 @@ class Numbers:
 class Frequencies:
     """Distinct values, sorted, and how often each occurs.
 
-    `total` counts the values that were left out, too; `is_complete` says that there are none.
+    `total` also counts values that were left out; `is_complete` says that there are none.
     """
 
     values: np.ndarray
@@ -87,9 +87,9 @@ class Frequencies:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Histogram:
-    """Counts of numbers between rising edges, one more than edges: the ends are open.
+    """Counts of numbers in the cells that rising edges divide, one cell more than edges.
 
-    A cell holds its lower edge. The number equal to an edge is in the cell above it.
+    The first and the last cell are open. A number equal to an edge is in the cell above it.
     """
 
     edges: np.ndarray
@@ -104,8 +104,8 @@ class FeatureStatistics:
     rows with a value; `effective_groups` the number of equally long groups whose shares of values
     scatter as these do (Kish). `distinct_ids` and `out_of_vocabulary`, a share of the values, are
     None where a value is a number; `numbers` and `histogram` where it is an id. `frequencies` of
-    numbers are of shortened ones, and stay out of the JSON form. `aucs` are those with which the
-    feature alone predicts each label, None where too few rows have it, and empty if not measured.
+    numbers count shortened numbers, and stay out of the JSON form. `aucs` tell how well the feature
+    alone predicts each label: None where too few rows have it, empty if not measured.
     """
 
     name: str
@@ -151,18 +151,18 @@ class DataStatistics:
 def build_histogram(frequencies: Frequencies) -> Histogram:
     """Returns a histogram of about 20 cells with equally many numbers each.
 
-    A number that is a cell's share or more by itself has a cell of its own. Edges are numbers that
-    occur, and one just above the largest: the two open cells are empty, and what another data set
-    has there lies outside of this one's range.
+    A number that is as frequent as a cell has a cell of its own. Edges are numbers that occur, and
+    one just above the largest: the two open cells are empty, and hold what is outside of this range
+    in another data set.
     """
     ends = np.cumsum(frequencies.counts)
     wanted = np.arange(_NUM_BINS) * frequencies.total / _NUM_BINS
     frequent = np.flatnonzero(frequencies.counts * _NUM_BINS >= frequencies.total)
-    places = np.searchsorted(ends, wanted, side="right")
-    places = np.unique(np.concatenate([places, frequent, frequent + 1]))
-    places = places[places < len(ends)]
+    starts = np.searchsorted(ends, wanted, side="right")
+    starts = np.unique(np.concatenate([starts, frequent, frequent + 1]))
+    starts = starts[starts < len(ends)]
     above = np.nextafter(frequencies.values[-1:], np.float32(np.inf), dtype=np.float32)
-    edges = np.append(frequencies.values[places], above).astype(np.float64)
+    edges = np.append(frequencies.values[starts], above).astype(np.float64)
     return Histogram(edges, count_cells(frequencies, edges))
 
 
@@ -175,7 +175,7 @@ def count_cells(frequencies: Frequencies, edges: np.ndarray) -> np.ndarray:
 
 
 def to_tree(statistics: DataStatistics) -> dict[str, Any]:
-    """Returns the JSON form; of each feature's ids it keeps the 1,000 most frequent."""
+    """Returns the JSON form; it keeps the 1,000 most frequent ids of each feature."""
     return {
         "files": statistics.files,
         "negative_keep_rate": statistics.negative_keep_rate,
@@ -239,13 +239,13 @@ def _labels(tree: dict[str, Any]) -> LabelStatistics:
 
 def _feature(tree: dict[str, Any]) -> FeatureStatistics:
     tree = {name: value for name, value in tree.items() if name != "top_values"}
-    made = {name: kind(**tree[name]) for name, kind in _PARTS.items() if tree[name] is not None}
+    parts = {name: kind(**tree[name]) for name, kind in _PARTS.items() if tree[name] is not None}
     if tree["frequencies"] is not None:
-        made["frequencies"] = _frequencies(**tree["frequencies"], dtype=tree["dtype"])
+        parts["frequencies"] = _frequencies(**tree["frequencies"], dtype=tree["dtype"])
     if tree["histogram"] is not None:
         counts = np.array(tree["histogram"]["counts"], np.int64)
-        made["histogram"] = Histogram(np.array(tree["histogram"]["edges"], np.float64), counts)
-    return FeatureStatistics(**(tree | made))
+        parts["histogram"] = Histogram(np.array(tree["histogram"]["edges"], np.float64), counts)
+    return FeatureStatistics(**(tree | parts))
 
 
 _PARTS = {"coverage": Rate, "values_per_row": Range, "weights": Range, "numbers": Numbers}
@@ -264,5 +264,5 @@ def _frequencies(
 
 
 def _to_json(value: Any) -> str | int:
-    """Returns an id as JSON holds it; bytes that are no UTF-8 survive as lone surrogates."""
+    """Returns an id as JSON holds it; bytes that are not UTF-8 survive as lone surrogates."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else int(value)

@@ -948,7 +948,7 @@ def test_a_full_disk_ends_the_command_with_code_2(
         ),
         ({"validation_share": 1.0}, "--validation_share is 1.0. Give 0 to below 1."),
         ({"validation_share": -0.1}, "--validation_share is -0.1. Give 0 to below 1."),
-        ({"vocabulary_min_count": 0}, "--vocabulary_min_count is 0. Give 1 up."),
+        ({"vocabulary_min_count": 0}, "--vocabulary_min_count is 0. Give at least 1."),
     ],
 )
 def test_wrong_settings_are_told(changes, message):
