@@ -459,7 +459,9 @@ def test_a_vocabulary_file_that_cannot_be_read_is_refused(load, tmp_path, conten
     path = tmp_path / "items.txt"
     if content is not None:
         path.write_bytes(content)
-    message = "column: cannot read vocabulary '.*items.txt': .* Give a UTF-8 file with one value per"
+    message = (
+        "column: cannot read vocabulary '.*items.txt': .* Give a UTF-8 file with one value per"
+    )
 
     with pytest.raises(UserError, match=message):
         load(with_column('kind = "vocabulary", file = "items.txt"', dtype="string"))
