@@ -33,7 +33,8 @@ from esmm_tf.metrics import exact
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import NumericColumn
 from esmm_tf.schema.schema import Schema
-from esmm_tf.training import trained_model, training
+from esmm_tf.training import trained_model
+from esmm_tf.training.run import train
 
 _SPLITS = (keys.TRAIN, keys.VALIDATION, keys.TEST)
 _READ = InputConfig(batch_size=4096, shuffle_buffer=0, num_readers=1)
@@ -75,7 +76,7 @@ def main(config: BenchmarkConfig) -> None:
 
 
 def _esmm(config: BenchmarkConfig, records: str, model_dir: str, seed: int) -> dict[str, float]:
-    training.train(
+    train(
         TrainConfig(
             train_files=records,
             validation_files=records,

@@ -29,7 +29,8 @@ from esmm_tf.config.training import (
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import evaluation
 from esmm_tf.evaluation.scores import collect_scores
-from esmm_tf.training import trained_model, training
+from esmm_tf.training import trained_model
+from esmm_tf.training.run import train
 
 _READ = InputConfig(batch_size=4096, shuffle_buffer=0, num_readers=1)
 _TASKS = ("ctr", "cvr_clicked", "ctcvr", "cvr_entire")
@@ -92,7 +93,7 @@ def _records(config: BenchmarkConfig, directory: pathlib.Path) -> dict[str, str]
 
 def _aucs(config: BenchmarkConfig, records: str, *, model_dir: str, seed: int) -> dict[str, float]:
     """Returns the test AUCs of one model."""
-    training.train(
+    train(
         TrainConfig(train_files=records, model_dir=model_dir, epochs=config.epochs, seed=seed),
         ModelConfig(),
         OptimizerConfig(),

@@ -45,7 +45,8 @@ from esmm_tf.serving.requests import (
     take,
 )
 from esmm_tf.serving.saved_model import PREDICT_TENSORS, RANK, SERVING_DEFAULT
-from esmm_tf.training import trained_model, training
+from esmm_tf.training import trained_model
+from esmm_tf.training.run import train
 
 _PERCENTILES = (50, 90, 99)
 _POOL = 10_000
@@ -118,7 +119,7 @@ def _train(config: BenchmarkConfig, directory: str) -> tuple[str, str]:
             conversion_rate=0.1,
         )
     )
-    training.train(
+    train(
         TrainConfig(train_files=logs, model_dir=model_dir),
         ModelConfig(),
         OptimizerConfig(),

@@ -24,7 +24,7 @@ from esmm_tf.evaluation import scores
 from esmm_tf.evaluation.evaluation import measure_tasks
 from esmm_tf.evaluation.scores import Scores
 from esmm_tf.schema.toml_file import load_schema
-from esmm_tf.training import model_directory, trained_model, training
+from esmm_tf.training import model_directory, run, trained_model
 
 SCHEMA = """
 format_version = 1
@@ -161,7 +161,7 @@ def write_groups(directory, *, keep=1.0, num_groups=12_000, seed=0):
 
 
 def train(data, model_dir):
-    training.train(
+    run.train(
         TrainConfig(
             train_files=str(data), validation_files=str(data), model_dir=str(model_dir), epochs=4
         ),

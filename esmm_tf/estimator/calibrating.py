@@ -7,10 +7,10 @@ from esmm_tf.config.evaluation import CalibrateConfig
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.evaluation.scores import collect_scores
 from esmm_tf.model.model import EntireSpaceModel
-from esmm_tf.training import data_guards, model_directory, trained_model, training_data
+from esmm_tf.training import data_guards, model_directory, trained_model, used_shards
 
 # A calibration may be fitted again to records that early stopping or an older one has seen.
-_ALLOWED_USES = (training_data.EARLY_STOPPING, training_data.CALIBRATION)
+_ALLOWED_USES = (used_shards.EARLY_STOPPING, used_shards.CALIBRATION)
 
 
 def calibrate_model(
@@ -36,7 +36,7 @@ def calibrate_model(
         maps=maps,
         weights=trained.weights,
         files=source.files,
-        fingerprints=tuple(s.fingerprint for s in training_data.identify_shards(source)),
+        fingerprints=tuple(s.fingerprint for s in used_shards.identify_shards(source)),
         counts=count(scores),
         report=build_report(scores, maps, config.calibration),
     )

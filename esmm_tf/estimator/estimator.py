@@ -27,7 +27,7 @@ from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.schema import Schema
 from esmm_tf.serving import exporter
-from esmm_tf.training import model_directory, trained_model, training
+from esmm_tf.training import model_directory, run, trained_model
 
 TRAINING_CONFIGS = (
     TrainConfig,
@@ -148,7 +148,7 @@ class Estimator:
         self._settings = {**self._settings, **given, **settings}
         configs = build_configs(TRAINING_CONFIGS, self._settings)
         with console.showing(self._verbose):
-            history = training.train(*configs, schema=self._schema, model_class=self._model_class)
+            history = run.train(*configs, schema=self._schema, model_class=self._model_class)
         self._keras_model = None
         return history
 
@@ -226,5 +226,5 @@ class Estimator:
             model = load_method(method.method).build(
                 self.schema, model_config, seed=train.seed, model_class=self._model_class
             )
-        training.compile_model(model, optimizer)
+        run.compile_model(model, optimizer)
         return model

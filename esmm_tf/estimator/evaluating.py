@@ -8,7 +8,15 @@ from collections.abc import Callable, Collection, Mapping
 from esmm_tf import files, keys
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
 from esmm_tf.data.source import Source, check_schema, find_source
-from esmm_tf.evaluation import comparison, evaluation
+from esmm_tf.evaluation import evaluation
+from esmm_tf.evaluation.baseline import (
+    check_baseline,
+    compare_with_baseline,
+    load_scores,
+    remove_scores,
+    scores_path,
+    write_scores,
+)
 from esmm_tf.evaluation.scores import Scores, collect_scores
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.reports import evaluation_page
@@ -43,7 +51,7 @@ def evaluate_model(
         baseline_measurements = evaluation.measure_tasks(score_baseline(scores))
         compared = BaselineComparison(
             baseline=config.baseline or config.baseline_model_dir,
-            tasks=comparison.compare(measurements, baseline_measurements),
+            tasks=compare_with_baseline(measurements, baseline_measurements),
         )
         result = dataclasses.replace(result, comparison=compared)
     return dataclasses.replace(result, written=_write(result, scores, score.model_dir, config))
@@ -54,12 +62,12 @@ def _write(
 ) -> tuple[str, ...]:
     """Writes what is kept, and returns the names of the files."""
     path = config.output or os.path.join(model_dir, keys.EVALUATION_FILE)
-    comparison.remove_scores(path)
+    remove_scores(path)
     files.write_json(result.to_json(), path)
     written = [path]
     if config.save_scores:
-        comparison.write_scores(scores, path)
-        written.append(comparison.scores_path(path))
+        write_scores(scores, path)
+        written.append(scores_path(path))
     if config.report_dir:
         written.append(evaluation_page.write_report(result, config.report_dir))
     return tuple(written)
@@ -81,8 +89,8 @@ def _prepare_baseline(
     A wrong baseline is refused here, before the records are scored.
     """
     if config.baseline:
-        comparison.check_baseline(config.baseline, source.impressions)
-        return functools.partial(comparison.load_scores, config.baseline)
+        check_baseline(config.baseline, source.impressions)
+        return functools.partial(load_scores, config.baseline)
     if not config.baseline_model_dir:
         return None
     baseline = _load_model(config.baseline_model_dir, source)

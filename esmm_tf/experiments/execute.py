@@ -44,7 +44,8 @@ from esmm_tf.experiments.runs import (
     is_done,
     save_result,
 )
-from esmm_tf.training import model_directory, trained_model, training
+from esmm_tf.training import model_directory, trained_model
+from esmm_tf.training.run import train
 
 _READ = InputConfig(batch_size=8192, shuffle_buffer=0, num_readers=1)
 _RUNS_PER_PROCESS = 10  # TensorFlow takes seconds to import, and keeps some memory of each graph
@@ -164,7 +165,7 @@ def _train(run: Run, settings: ComparisonSettings) -> None:
     compare = settings.compare
     model_dir = os.path.join(run.directory(compare.output_dir), MODEL)
     ctr = run.ctr_run()
-    training.train(
+    train(
         TrainConfig(
             train_files=compare.data_dir,
             validation_files=compare.data_dir,

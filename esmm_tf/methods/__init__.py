@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from esmm_tf.errors import UserError
-from esmm_tf.methods._method import Method, NetworkBuilder, cvr_tower_method
+from esmm_tf.methods._declaration import Method, NetworkBuilder, cvr_tower_method
 
 __all__ = ["Method", "NetworkBuilder", "cvr_tower_method", "load_method", "names"]
 

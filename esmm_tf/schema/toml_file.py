@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import os
-import re
 import tomllib
 import types
 import typing
@@ -16,6 +15,7 @@ from esmm_tf import files
 from esmm_tf.errors import UserError
 from esmm_tf.schema import columns
 from esmm_tf.schema import schema as schema_lib
+from esmm_tf.schema.vocabulary_file import count_values, read_text
 
 FORMAT_VERSION = 1
 VOCABULARY_DIRECTORY = "vocabularies"
@@ -70,8 +70,7 @@ def save_schema(schema: schema_lib.Schema, directory: str, file_name: str) -> No
         column = feature.column
         if isinstance(column, columns.VocabularyColumn) and column.file is not None:
             relative = f"{VOCABULARY_DIRECTORY}/{feature.name}.txt"
-            with open(column.file, encoding="utf-8", newline="\n") as file:
-                files.write_text(os.path.join(directory, relative), file.read())
+            files.write_text(os.path.join(directory, relative), read_text(column.file))
             column = dataclasses.replace(column, file=relative)
             feature = dataclasses.replace(feature, column=column)
         features.append(feature)
@@ -154,34 +153,8 @@ def _column(entry: Any, *, place: str, directory: str, dtype: Any) -> columns.Co
         given = {"file_size": 0}
         if isinstance(entry.get("file"), str):
             entry["file"] = os.path.join(directory, entry["file"])
-            given = {"file_size": _vocabulary_size(entry["file"], place=place, dtype=dtype)}
+            given = {"file_size": count_values(entry["file"], place=place, dtype=dtype)}
     return _build(COLUMNS[kind], entry, place=place, **given)
-
-
-def _vocabulary_size(path: str, *, place: str, dtype: Any) -> int:
-    """Returns the number of lines of a vocabulary file, each checked to be a new value."""
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            lines = file.read().removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{place}: cannot read vocabulary {path!r}: {error}. "
-            "Give a UTF-8 file with one value per line, its path relative to the schema."
-        ) from None
-    seen: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line or line in seen:
-            what = f"repeats {line!r}" if line else "is empty"
-            raise UserError(
-                f"{place}: vocabulary {path!r}, line {number} {what}. Give one new value per line."
-            )
-        if dtype == columns.INT64 and not re.fullmatch(r"-?\d+", line):
-            raise UserError(
-                f"{place}: vocabulary {path!r}, line {number} is {line!r}, and the feature's dtype "
-                "is int64. Give one integer per line."
-            )
-        seen.add(line)
-    return len(lines)
 
 
 def _build(cls: type, entry: Any, *, place: str, **given: Any) -> Any:

@@ -16,7 +16,7 @@ from esmm_tf.reports import words
 from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.reports.tables import Cell, Column, Section, Table, format_markdown
 from esmm_tf.reports.task_metrics import TaskMetrics, shown_metrics, tasks_from_json
-from esmm_tf.training import training_data
+from esmm_tf.training import used_shards
 from esmm_tf.training.trained_model import TrainedModel
 
 FORMAT_VERSION = 1
@@ -95,7 +95,7 @@ def _software() -> dict[str, str]:
 
 def _hash_of_training(model_dir: str) -> str | None:
     """Returns a hash of the training shards, or None if they are not known."""
-    data = training_data.load_data(model_dir)
+    data = used_shards.load_data(model_dir)
     if data is None:
         return None
     prints = sorted(shard.fingerprint for shard in data.train)

@@ -15,7 +15,7 @@ from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from esmm_tf.serving import json_outputs, json_tensors
+from esmm_tf.serving import json_request, json_response
 from esmm_tf.serving.loaded_version import LoadedVersion
 from esmm_tf.serving.refusal import invalid_argument
 from esmm_tf.serving.saved_model import SERVING_DEFAULT
@@ -191,9 +191,9 @@ class _Api:
 
     def _predict(self, name: str, version: int | None, body: bytes) -> Response:
         loaded = self._versions.find(name, version)
-        request = json_tensors.read_request(body, lambda asked: _input_dtypes(loaded, asked))
+        request = json_request.read_request(body, lambda asked: _input_dtypes(loaded, asked))
         outputs = loaded.predict(request.signature or SERVING_DEFAULT, request.inputs)
-        text = json_outputs.write_outputs(outputs, in_rows=request.in_rows)
+        text = json_response.write_outputs(outputs, in_rows=request.in_rows)
         return Response(text, media_type="application/json")
 
     def _status(self, name: str, version: int | None) -> Response:
@@ -217,7 +217,7 @@ class _Api:
         )
 
 
-def _input_dtypes(loaded: LoadedVersion, signature: str) -> json_tensors.Dtypes:
+def _input_dtypes(loaded: LoadedVersion, signature: str) -> json_request.Dtypes:
     name = signature or SERVING_DEFAULT
     if name not in loaded.signature_defs:
         raise invalid_argument(f'Serving signature name: "{name}" not found in signature def')

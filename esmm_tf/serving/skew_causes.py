@@ -12,7 +12,7 @@ from esmm_tf import keys
 from esmm_tf.data import parsing
 from esmm_tf.data.feature_values import FeatureValues, take_values
 from esmm_tf.model.feature_columns import CategoricalReader, scale_numeric, tensor_names
-from esmm_tf.schema import toml_file
+from esmm_tf.schema import toml_file, vocabulary_file
 from esmm_tf.schema.columns import NumericColumn, VocabularyColumn
 from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.serving import dense_inputs, requests, saved_model
@@ -84,8 +84,7 @@ def _declared(feature: Feature) -> dict[str, Any]:
     settings["column.kind"] = kind
     settings |= {f"column.{name}": value for name, value in vars(column).items()}
     if isinstance(column, VocabularyColumn) and column.file is not None:
-        with open(column.file, encoding="utf-8", newline="\n") as file:
-            settings["column.file"] = tuple(file.read().removesuffix("\n").split("\n"))
+        settings["column.file"] = tuple(vocabulary_file.read_values(column.file))
     return settings
 
 

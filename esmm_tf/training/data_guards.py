@@ -11,8 +11,8 @@ from esmm_tf import console
 from esmm_tf.config.training import OFF, GuardConfig
 from esmm_tf.data.source import Source
 from esmm_tf.schema.schema import Schema
-from esmm_tf.training import callbacks, findings, label_leaks, model_directory, training_data
-from esmm_tf.training.training_data import TrainingData
+from esmm_tf.training import findings, label_leaks, model_directory, progress, used_shards
+from esmm_tf.training.used_shards import TrainingData
 
 
 def check_shards(data: TrainingData, config: GuardConfig, writer: tf.summary.SummaryWriter) -> None:
@@ -21,9 +21,9 @@ def check_shards(data: TrainingData, config: GuardConfig, writer: tf.summary.Sum
     Raises:
       UserError: if one is, and `on_shared_data` is `stop`.
     """
-    num_shared = len(training_data.find_shared(data))
-    callbacks.write_guards(writer, {"shared_shards": num_shared}, step=0)
-    findings.act(training_data.judge_shared(data), config)
+    num_shared = len(used_shards.find_shared(data))
+    progress.write_guards(writer, {"shared_shards": num_shared}, step=0)
+    findings.act(used_shards.judge_shared(data), config)
 
 
 def check_sampling(train: Source, validation: Source) -> None:
@@ -59,7 +59,7 @@ def check_features(
     largest = label_leaks.largest_aucs(aucs)
     scalars = {f"leak_auc/{name}": auc for name, auc in largest.items()}
     scalars["leak_auc"] = max(largest.values(), default=math.nan)
-    callbacks.write_guards(writer, scalars, step=0)
+    progress.write_guards(writer, scalars, step=0)
     findings.act(label_leaks.judge_leaks(aucs, config.leak_auc), config)
 
 
@@ -81,14 +81,14 @@ def check_used(
       UserError: if there are such shards, and `on_used_data` is `stop`.
     """
     calibration = model_directory.load_calibration(model_dir)
-    used = training_data.used_in_training(
+    used = used_shards.used_in_training(
         model_dir, source, calibrated_on=calibration.fingerprints if calibration else ()
     )
     wrong = {use: files for use, files in (used or {}).items() if use not in allowed}
     if os.access(model_dir, os.W_OK):
         logs = os.path.join(model_dir, model_directory.TENSORBOARD, "evaluation")
         writer = tf.summary.create_file_writer(logs)
-        callbacks.write_guards(writer, {"used_shards": sum(map(len, wrong.values()))}, step=0)
+        progress.write_guards(writer, {"used_shards": sum(map(len, wrong.values()))}, step=0)
         writer.close()
-    findings.act(training_data.judge_used(wrong, source), config)
+    findings.act(used_shards.judge_used(wrong, source), config)
     return used

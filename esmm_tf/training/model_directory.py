@@ -29,7 +29,7 @@ from esmm_tf.config.training import (
     TrainConfig,
 )
 from esmm_tf.errors import UserError
-from esmm_tf.schema import toml_file
+from esmm_tf.schema import toml_file, vocabulary_file
 from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
 
@@ -158,8 +158,7 @@ def _with_vocabularies(schema: Schema) -> Schema:
     for feature in schema.features:
         column = feature.column
         if isinstance(column, VocabularyColumn) and column.file is not None:
-            with open(column.file, encoding="utf-8", newline="\n") as file:
-                column = dataclasses.replace(column, file=file.read())
+            column = dataclasses.replace(column, file=vocabulary_file.read_text(column.file))
             feature = dataclasses.replace(feature, column=column)
         features.append(feature)
     return dataclasses.replace(schema, features=tuple(features))

@@ -18,12 +18,12 @@ from esmm_tf.errors import UserError
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema.schema import Schema
 from esmm_tf.training import (
-    callbacks,
     data_guards,
-    guard_rails,
+    epoch_guards,
     model_directory,
     offending_batch,
-    training_data,
+    progress,
+    used_shards,
 )
 
 
@@ -98,7 +98,7 @@ class Trainer:
     def _check_data(self, *, is_resumed: bool) -> None:
         """Lets the guards see the data, and then keeps in `data.json` what is trained on."""
         train, writer = self._sources[keys.TRAIN], self._writers[keys.TRAIN]
-        data = training_data.identify_data(
+        data = used_shards.identify_data(
             train,
             self._sources.get(keys.VALIDATION),
             early_stopping=self._settings.train.early_stopping_patience > 0,
@@ -107,7 +107,7 @@ class Trainer:
         self._check_not_empty()
         if not is_resumed:
             data_guards.check_features(train, self._schema, self._guards, writer)
-        training_data.save_data(data, self._settings.train.model_dir)
+        used_shards.save_data(data, self._settings.train.model_dir)
 
     def _check_not_empty(self) -> None:
         """Checks that a share of the groups, or a sample, holds an impression."""
@@ -137,7 +137,7 @@ class Trainer:
     def _run_epoch(self, epoch: int) -> None:
         title = f"epoch {epoch + 1} of {self._settings.train.epochs}"
         seed = self._settings.train.seed * 1_000_003 + epoch
-        guards = guard_rails.EpochGuards(
+        guards = epoch_guards.EpochGuards(
             self._guards,
             writer=self._writers[keys.TRAIN],
             impressions=self._impressions,
@@ -163,10 +163,10 @@ class Trainer:
         self._finish_epoch(validation_logs["loss"] if validation_logs else None)
 
     def _fit(
-        self, epoch: int, title: str, *, seed: int, guards: guard_rails.EpochGuards
+        self, epoch: int, title: str, *, seed: int, guards: epoch_guards.EpochGuards
     ) -> dict[str, Any]:
         """Trains an epoch and returns its metrics."""
-        throughput = callbacks.Throughput()
+        throughput = progress.Throughput()
         steps_before = int(self._model.optimizer.iterations)
         history = self._model.fit(
             self._dataset(keys.TRAIN, seed=seed),
@@ -175,8 +175,8 @@ class Trainer:
             verbose=0,
             callbacks=[
                 throughput,
-                callbacks.TensorBoardCurves(self._writers[keys.TRAIN]),
-                callbacks.Progress(self._impressions, title),
+                progress.TensorBoardCurves(self._writers[keys.TRAIN]),
+                progress.Progress(self._impressions, title),
                 guards,
             ],
         )
@@ -231,7 +231,7 @@ class Trainer:
 
     def _report(self, name: str, title: str, logs: dict[str, Any]) -> None:
         step = int(self._model.optimizer.iterations)
-        callbacks.write_scalars(self._writers[name], logs, step)
+        progress.write_scalars(self._writers[name], logs, step)
         console.say(f"{title}, {name}: {summary(logs)}")
 
 

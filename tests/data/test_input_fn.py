@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from esmm_tf.config.training import InputConfig
-from esmm_tf.data import input_fn
+from esmm_tf.data import cutting, input_fn
 from esmm_tf.data.batch import Batch
 from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.data.writer import DataSetWriter
@@ -88,7 +88,7 @@ def tiny_source(tmp_path_factory, tiny_schema):
 def test_batches_are_the_longest_runs_of_whole_groups_that_fit(sizes, batch_size):
     ends = tf.constant(np.cumsum(sizes), tf.int64)
 
-    splits = input_fn._batch_splits(ends, batch_size)
+    splits = cutting.batch_splits(ends, batch_size)
 
     assert splits.numpy().tolist() == greedy_batch_splits(sizes, batch_size)
 
@@ -107,7 +107,7 @@ def test_batches_are_the_longest_runs_of_whole_groups_that_fit(sizes, batch_size
 def test_a_group_larger_than_the_batch_is_a_batch_alone(sizes, batch_size, expected):
     ends = tf.constant(np.cumsum(sizes), tf.int64)
 
-    splits = input_fn._batch_splits(ends, batch_size)
+    splits = cutting.batch_splits(ends, batch_size)
 
     assert splits.numpy().tolist() == expected
 

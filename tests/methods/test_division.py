@@ -15,7 +15,7 @@ from esmm_tf.calibration.maps import Platt
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.errors import UserError
-from esmm_tf.evaluation import comparison, evaluation
+from esmm_tf.evaluation import baseline, evaluation
 from esmm_tf.evaluation.scores import collect_scores
 from esmm_tf.model.layers import DividedOutputs
 
@@ -86,7 +86,7 @@ def save(tmp_path):
     def write(scores):
         path = str(tmp_path / "evaluation.json")
         files.write_json(evaluation.evaluate_scores(scores).evaluation.to_json(), path)
-        comparison.write_scores(scores, path)
+        baseline.write_scores(scores, path)
         return path
 
     return write
@@ -96,7 +96,7 @@ def test_scores_that_were_saved_keep_what_a_ratio_is(save):
     scores, other = build_scores(), build_scores(1)
     path = save(scores)
 
-    loaded = comparison.load_scores(
+    loaded = baseline.load_scores(
         path, scores.with_logits(other.ctr_logits, other.cvr_logits, None)
     )
 
@@ -112,7 +112,7 @@ def test_a_baseline_without_a_ratio_is_loaded_for_a_model_that_has_one(save):
     product = scores.with_logits(scores.ctr_logits, scores.cvr_logits)
     path = save(product)
 
-    loaded = comparison.load_scores(path, scores)
+    loaded = baseline.load_scores(path, scores)
 
     assert loaded.divided is None
     np.testing.assert_array_equal(loaded.ctcvr_logits, product.ctcvr_logits)
@@ -122,7 +122,7 @@ def test_a_ratio_is_compared_with_a_probability_where_both_have_the_metric():
     scores = build_scores()
     product = scores.with_logits(scores.ctr_logits, scores.cvr_logits)
 
-    found = comparison.compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(product))
+    found = baseline.compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(product))
 
     of_cvr = found["cvr_clicked"]
     aucs = [tasks_of(s)["cvr_clicked"].auc for s in (scores, product)]

@@ -22,7 +22,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.evaluation import prediction
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.training import model_directory, trained_model, training
+from esmm_tf.training import model_directory, run, trained_model
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 USES_CTR = ("aman", "base", "division", "oversampling", "unbias")
@@ -78,7 +78,7 @@ def data(tmp_path_factory):
 
 
 def train(data, model_dir, method, *, ctr_model_dir=""):
-    training.train(
+    run.train(
         TrainConfig(train_files=str(data), validation_files=str(data), model_dir=str(model_dir)),
         ModelConfig(embedding_dim=2, hidden_units=(4,)),
         OptimizerConfig(learning_rate=0.05),

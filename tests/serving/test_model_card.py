@@ -10,7 +10,7 @@ import esmm_tf
 from esmm_tf.calibration.maps import Platt
 from esmm_tf.reports.evaluation_result import Evaluation
 from esmm_tf.serving import model_card
-from esmm_tf.training import training_data
+from esmm_tf.training import used_shards
 
 SERVING = {
     "signatures": ["serving_default", "rank"],
@@ -46,14 +46,14 @@ def test_a_card_names_the_model_its_weights_and_its_flags(trained, model_dir):
 
 def test_the_hash_of_the_training_data_is_that_of_its_shards_in_any_order(trained, tmp_path):
     shards = [
-        training_data.IdentifiedShard(file=f"{n}.tfrecord", fingerprint=f"5-{n}") for n in range(3)
+        used_shards.IdentifiedShard(file=f"{n}.tfrecord", fingerprint=f"5-{n}") for n in range(3)
     ]
     hashes = []
 
     for place, found in enumerate((shards, shards[::-1], shards[:2])):
         directory = tmp_path / str(place)
         directory.mkdir()
-        training_data.save_data(training_data.TrainingData(train=tuple(found)), str(directory))
+        used_shards.save_data(used_shards.TrainingData(train=tuple(found)), str(directory))
         hashes.append(build(trained, directory)["data"]["training_hash"])
 
     assert hashes[0] == hashes[1] != hashes[2]

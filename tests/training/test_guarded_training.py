@@ -28,7 +28,7 @@ from esmm_tf.data.writer import DataSetWriter, ShardWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.training import model_directory, trained_model, training, training_data
+from esmm_tf.training import model_directory, run, trained_model, used_shards
 
 SCHEMA = Schema(
     name="tiny",
@@ -91,7 +91,7 @@ def train(
     learning_rate=0.001,
     **guards,
 ):
-    training.train(
+    run.train(
         TrainConfig(
             train_files=str(data),
             validation_files=str(validation_files or data),
@@ -321,7 +321,7 @@ def test_a_validation_batch_that_breaks_the_loss_is_saved(tmp_path):
 
 def test_weights_that_the_last_step_spoils_are_not_saved(healthy, tmp_path):
     with pytest.raises(UserError, match=r"^The weights are no finite numbers after step 1, though"):
-        training.train(
+        run.train(
             TrainConfig(train_files=str(healthy), model_dir=str(tmp_path)),
             ModelConfig(embedding_dim=2, hidden_units=(4,)),
             OptimizerConfig(learning_rate=1e39),  # infinite in float32
@@ -386,7 +386,7 @@ def test_no_impressions_to_look_at_mean_no_search_for_leaks(broken, tmp_path, ca
 def test_a_model_knows_on_which_shards_it_was_trained(healthy, tmp_path):
     train(healthy, tmp_path)
 
-    data = training_data.load_data(str(tmp_path))
+    data = used_shards.load_data(str(tmp_path))
     assert [shard.file for shard in data.train] == [str(healthy / SHARD["train"])]
     assert [shard.file for shard in data.validation] == [str(healthy / SHARD["validation"])]
     assert data.early_stopping is False

@@ -19,7 +19,7 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.training import model_directory, trained_model, training
+from esmm_tf.training import model_directory, run, trained_model
 
 SHELF = Schema(
     name="shelf",
@@ -49,7 +49,7 @@ def write_data(directory, *, num_groups=40, is_clicked=True):
 
 
 def train(data, model_dir, method, *, rate=-1.0, ctr_model_dir="", **settings):
-    training.train(
+    run.train(
         TrainConfig(
             train_files=str(data),
             validation_files=str(data),

@@ -12,7 +12,7 @@ import tempfile
 from typing import Any, NoReturn
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-from esmm_pipelines.ali_ccp import checks, raw_files, vocabulary
+from esmm_pipelines.ali_ccp import checks, raw_files, vocabulary_writer
 from esmm_pipelines.ali_ccp.groups import AliCcpGroupBuilder
 from esmm_pipelines.ali_ccp.rows import ROW, check_schema, parse_piece
 from esmm_pipelines.engines.config import EngineConfig
@@ -133,7 +133,7 @@ def convert(config: AliCcpConfig, data_set: DataSetConfig, engine_config: Engine
         )
         if not config.hash:
             counted = checks.with_impressions(engine, kept)
-            schema = vocabulary.build_schema(
+            schema = vocabulary_writer.build_schema(
                 engine,
                 counted.where(engine.F.col(SPLIT) == keys.TRAIN),
                 schema,

@@ -1,4 +1,4 @@
-"""A simulated shop whose click and conversion probabilities are known.
+"""The people, the catalogue and the tastes of a simulated shop; `shop` makes probabilities of them.
 
 **Catalogue.** Popularity is Zipf with exponent 1: the item, shop, category, brand or node of rank
 `r` is drawn with probability proportional to `1/r`. A shop belongs to a category, an item to a

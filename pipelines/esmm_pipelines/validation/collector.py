@@ -17,6 +17,7 @@ from esmm_pipelines.validation.statistics import (
 )
 from esmm_tf.data.numpy_batches import FeatureRows, NumpyBatch, is_number
 from esmm_tf.data.tally import Tally, shorten_numbers
+from esmm_tf.schema import vocabulary_file
 from esmm_tf.schema.columns import INT64, IdentityColumn, VocabularyColumn
 from esmm_tf.schema.schema import Feature, Schema
 
@@ -222,8 +223,7 @@ def _out_of_vocabulary(feature: Feature, frequencies: Frequencies) -> float | No
 def _vocabulary(column: VocabularyColumn, dtype: str) -> np.ndarray:
     values: list[int | str] = list(column.values)
     if column.file is not None:
-        with open(column.file, encoding="utf-8", newline="\n") as file:
-            values = [line.removesuffix("\n") for line in file]
+        values = list(vocabulary_file.read_values(column.file))
     if dtype == INT64:
         return np.array([int(value) for value in values], np.int64)
     return np.array([str(value).encode() for value in values], dtype=object)

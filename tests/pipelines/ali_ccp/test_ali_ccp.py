@@ -50,7 +50,8 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 from esmm_tf.serving import exporter
-from esmm_tf.training import trained_model, training
+from esmm_tf.training import trained_model
+from esmm_tf.training.run import train
 
 HAS_SPARK = shutil.which("java") and all(
     importlib.util.find_spec(name) for name in ("pyspark", "esmm_pipelines.engines.spark_engine")
@@ -330,7 +331,7 @@ def test_a_model_is_trained_on_the_records_and_exported_with_their_vocabularies(
         "input": InputConfig(batch_size=3_000),
         "guards": GuardConfig(),
     }
-    training.train(*settings.values())
+    train(*settings.values())
     trained = trained_model.load_model(str(tmp_path / "model"))
 
     config = ExportConfig(

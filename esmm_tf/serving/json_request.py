@@ -1,4 +1,4 @@
-"""Tensors as the JSON of TF Serving's REST API, and back: in rows or in columns.
+"""Requests in the JSON of TF Serving's REST API, read as tensors: in rows or in columns.
 
 The rules and the words of the errors are those of its `json_tensor.cc`. In rows, `instances` is
 answered with `predictions`; in columns, `inputs` is answered with `outputs`.

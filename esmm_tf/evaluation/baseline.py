@@ -21,7 +21,7 @@ from esmm_tf.metrics.task import Measurement
 from esmm_tf.reports.task_metrics import MetricDifference
 
 
-def compare(
+def compare_with_baseline(
     measurements: Mapping[str, Measurement], baseline: Mapping[str, Measurement]
 ) -> dict[str, dict[str, MetricDifference]]:
     """Returns the differences by task and metric.

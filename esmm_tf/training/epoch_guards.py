@@ -9,7 +9,7 @@ import tf_keras
 
 from esmm_tf import keys
 from esmm_tf.config.training import OFF, GuardConfig
-from esmm_tf.training import callbacks
+from esmm_tf.training import progress
 from esmm_tf.training.findings import Finding, act
 
 MIN_POSITIVES = 20  # the standard error of a calibration is then 22 %
@@ -159,7 +159,7 @@ class EpochGuards(tf_keras.callbacks.Callback):
         act(finding, self._config)
 
     def _write(self, scalars: Logs) -> None:
-        callbacks.write_guards(self._writer, scalars, self._step)
+        progress.write_guards(self._writer, scalars, self._step)
 
 
 def has_finite_weights(model: tf_keras.Model) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf.serving import json_outputs, json_tensors
+from esmm_tf.serving import json_request, json_response
 
 EXAMPLES = {"examples": tf.string}
 RANK = {"context": tf.string, "candidates": tf.string}
@@ -20,7 +20,7 @@ DENSE = {"item": tf.int64, "price": tf.float32}
 def read(document, dtypes):
     """Returns the request of a document, for a signature that has these inputs."""
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return json_tensors.read_request(body, lambda _: dtypes)
+    return json_request.read_request(body, lambda _: dtypes)
 
 
 def columns_of(request):
@@ -95,8 +95,8 @@ def test_the_dtypes_are_those_of_the_signature_that_the_request_names():
         asked.append(signature)
         return EXAMPLES
 
-    named = json_tensors.read_request(b'{"signature_name": "pctr", "inputs": ["x"]}', find)
-    unnamed = json_tensors.read_request(b'{"inputs": ["x"]}', find)
+    named = json_request.read_request(b'{"signature_name": "pctr", "inputs": ["x"]}', find)
+    unnamed = json_request.read_request(b'{"inputs": ["x"]}', find)
 
     assert asked == ["pctr", ""]
     assert (named.signature, unnamed.signature) == ("pctr", "")
@@ -212,7 +212,7 @@ def test_a_signature_without_inputs_is_refused():
 def test_outputs_of_a_request_in_rows_are_objects():
     outputs = {"pctr": np.float32([0.5, 0.25]), "pcvr": np.float32([1, 0])}
 
-    text = json_outputs.write_outputs(outputs, in_rows=True)
+    text = json_response.write_outputs(outputs, in_rows=True)
 
     assert json.loads(text) == {
         "predictions": [{"pctr": 0.5, "pcvr": 1}, {"pctr": 0.25, "pcvr": 0}]
@@ -220,7 +220,7 @@ def test_outputs_of_a_request_in_rows_are_objects():
 
 
 def test_the_only_output_of_a_request_in_rows_is_a_list():
-    text = json_outputs.write_outputs({"pctr": np.float32([0.5, 0.25])}, in_rows=True)
+    text = json_response.write_outputs({"pctr": np.float32([0.5, 0.25])}, in_rows=True)
 
     assert json.loads(text) == {"predictions": [0.5, 0.25]}
 
@@ -228,14 +228,14 @@ def test_the_only_output_of_a_request_in_rows_is_a_list():
 def test_outputs_of_a_request_in_columns_are_lists():
     outputs = {"pctr": np.float32([[0.5], [0.25]]), "rows": np.array([3])}
 
-    text = json_outputs.write_outputs(outputs, in_rows=False)
+    text = json_response.write_outputs(outputs, in_rows=False)
 
     assert json.loads(text) == {"outputs": {"pctr": [[0.5], [0.25]], "rows": [3]}}
 
 
 @pytest.mark.parametrize("size", [0, 2])
 def test_the_only_output_of_a_request_in_columns_is_a_list(size):
-    text = json_outputs.write_outputs({"pctr": np.ones(size, np.float32)}, in_rows=False)
+    text = json_response.write_outputs({"pctr": np.ones(size, np.float32)}, in_rows=False)
 
     assert json.loads(text) == {"outputs": [1.0] * size}
 
@@ -243,7 +243,7 @@ def test_the_only_output_of_a_request_in_columns_is_a_list(size):
 def test_numbers_have_no_more_digits_than_they_need():
     outputs = {"pctr": np.float32([0.2, 1 / 3, 3, 1e-7, np.nan, np.inf, -np.inf])}
 
-    text = json_outputs.write_outputs(outputs, in_rows=False)
+    text = json_response.write_outputs(outputs, in_rows=False)
 
     numbers = re.findall(r"[-\w.]+", text.partition(":")[2])
     assert numbers == ["0.2", "0.333333343", "3.0", "1e-07", "NaN", "Infinity", "-Infinity"]
@@ -251,7 +251,7 @@ def test_numbers_have_no_more_digits_than_they_need():
 
 @hypothesis.given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
 def test_numbers_read_back_are_the_same_float32(values):
-    text = json_outputs.write_outputs({"pctr": np.float32(values)}, in_rows=True)
+    text = json_response.write_outputs({"pctr": np.float32(values)}, in_rows=True)
 
     found = np.float32(json.loads(text)["predictions"])
     assert found.tolist() == np.float32(values).tolist()
@@ -269,7 +269,7 @@ def test_numbers_read_back_are_the_same_float32(values):
 )
 def test_outputs_that_have_no_rows_are_refused(outputs, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"^{message}$"):
-        json_outputs.write_outputs(outputs, in_rows=True)
+        json_response.write_outputs(outputs, in_rows=True)
 
 
 JSON = st.recursive(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from esmm_tf import keys
 from esmm_tf.config.training import GuardConfig
 from esmm_tf.errors import UserError
-from esmm_tf.training import guard_rails
+from esmm_tf.training import epoch_guards
 
 LOGS = {
     "loss": 0.5,
@@ -35,7 +35,7 @@ def model(*, step=0, weights=(0.0,)):
 
 def build_guards(tmp_path, *, step=0, weights=(0.0,), tasks=keys.TASKS, **settings):
     """Returns the guards of an epoch of 200 impressions; saving a batch says which."""
-    guards = guard_rails.EpochGuards(
+    guards = epoch_guards.EpochGuards(
         GuardConfig(**settings),
         writer=tf.summary.create_file_writer(str(tmp_path)),
         impressions=200,
@@ -130,7 +130,7 @@ def test_a_head_is_judged_after_its_first_100_steps(tmp_path, capsys, step):
 def test_a_spread_that_is_not_defined_is_not_judged():
     logs = LOGS | {"ctr_logits_std": math.nan, "cvr_logits_std": math.nan}
 
-    assert guard_rails.judge_heads(logs, GuardConfig()) is None
+    assert epoch_guards.judge_heads(logs, GuardConfig()) is None
 
 
 def test_a_guard_warns_once_an_epoch_however_many_steps_it_sees(tmp_path, capsys):
@@ -214,7 +214,7 @@ def test_unnested_labels_of_training_and_validation_add_up(tmp_path):
     ],
 )
 def test_predictions_that_are_too_high_or_too_low_are_told(ratios, shown):
-    finding = guard_rails.judge_calibration(ratios, "validation", GuardConfig())
+    finding = epoch_guards.judge_calibration(ratios, "validation", GuardConfig())
 
     assert finding.message.startswith(
         "Mean prediction / mean label must lie in [0.5, 2] (--calibration_band), and is on "
@@ -224,14 +224,14 @@ def test_predictions_that_are_too_high_or_too_low_are_told(ratios, shown):
 
 @pytest.mark.parametrize("ratios", [{"ctr": 2.0, "ctcvr": 0.5}, {"ctr": math.nan}])
 def test_a_calibration_within_the_band_or_not_defined_is_fine(ratios):
-    assert guard_rails.judge_calibration(ratios, "train", GuardConfig()) is None
+    assert epoch_guards.judge_calibration(ratios, "train", GuardConfig()) is None
 
 
 @pytest.mark.parametrize(("positives", "expected"), [(19, math.nan), (20, 3.0)])
 def test_a_calibration_needs_20_positives(positives, expected):
     logs = {"ctcvr_calibration": 3.0, "conversions": positives}
 
-    assert guard_rails.calibration(logs, "ctcvr") == pytest.approx(expected, nan_ok=True)
+    assert epoch_guards.calibration(logs, "ctcvr") == pytest.approx(expected, nan_ok=True)
 
 
 def test_calibration_since_a_step_leaves_out_what_came_before():
@@ -239,7 +239,7 @@ def test_calibration_since_a_step_leaves_out_what_came_before():
     halfway = {"ctr_calibration": 3.0, "clicks": 30.0}
     logs = {"ctr_calibration": 145 / 80, "clicks": 80.0}
 
-    assert guard_rails.calibration(logs, "ctr", since=halfway) == pytest.approx(1.1)
+    assert epoch_guards.calibration(logs, "ctr", since=halfway) == pytest.approx(1.1)
 
 
 def test_without_validation_calibration_is_that_of_the_second_half_of_the_epoch(tmp_path):

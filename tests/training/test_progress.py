@@ -9,7 +9,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from esmm_tf import console
-from esmm_tf.training import callbacks
+from esmm_tf.training import progress
 
 LOGS = {"loss": 0.5, "ctr_auc": 0.61, "cvr_auc_clicked": math.nan, "ctcvr_auc": 0.63}
 
@@ -39,7 +39,7 @@ def bar(monkeypatch):
 
 
 def test_the_bar_counts_impressions_and_shows_the_metrics_that_are_defined_so_far(bar):
-    callback = callbacks.Progress(30, "epoch 1 of 2")
+    callback = progress.Progress(30, "epoch 1 of 2")
 
     callback.on_train_begin()
     for place, impressions in enumerate((12.0, 19.0, 30.0)):
@@ -54,7 +54,7 @@ def test_the_bar_counts_impressions_and_shows_the_metrics_that_are_defined_so_fa
 
 
 def test_a_bar_that_was_never_started_does_nothing():
-    callback = callbacks.Progress(30, "epoch 1 of 2")
+    callback = progress.Progress(30, "epoch 1 of 2")
 
     callback.on_train_batch_end(0, LOGS | {"impressions": 12.0})
 
@@ -85,8 +85,8 @@ def test_a_bar_on_a_terminal_names_its_unit_and_total(monkeypatch):
 def test_throughput_is_the_rate_after_the_first_batch(monkeypatch):
     # The first batch takes 100 s, the two others half a second each.
     times = iter([100.0, 100.0, 100.5, 101.0])
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(times))
-    throughput = callbacks.Throughput()
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(times))
+    throughput = progress.Throughput()
 
     for place, impressions in enumerate((10.0, 50.0, 110.0)):
         throughput.on_train_batch_end(place, {"impressions": impressions})
@@ -96,7 +96,7 @@ def test_throughput_is_the_rate_after_the_first_batch(monkeypatch):
 
 @pytest.mark.parametrize("num_batches", [0, 1])
 def test_throughput_of_fewer_than_two_batches_is_not_defined(num_batches):
-    throughput = callbacks.Throughput()
+    throughput = progress.Throughput()
 
     for place in range(num_batches):
         throughput.on_train_batch_end(place, {"impressions": 10.0})
@@ -106,7 +106,7 @@ def test_throughput_of_fewer_than_two_batches_is_not_defined(num_batches):
 
 def test_curves_have_a_point_every_20_steps(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
-    callback = callbacks.TensorBoardCurves(writer)
+    callback = progress.TensorBoardCurves(writer)
 
     for step in range(1, 61):
         attach(callback, step=step).on_train_batch_end(0, {"loss": step / 10})
@@ -118,7 +118,7 @@ def test_curves_have_a_point_every_20_steps(tmp_path):
 def test_scalars_that_are_not_defined_leave_a_gap(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
 
-    callbacks.write_scalars(writer, LOGS | {"ctr_calibration": math.inf}, step=3)
+    progress.write_scalars(writer, LOGS | {"ctr_calibration": math.inf}, step=3)
     writer.close()
 
     assert read_scalars(tmp_path) == [
@@ -131,7 +131,7 @@ def test_scalars_that_are_not_defined_leave_a_gap(tmp_path):
 def test_scalars_of_guards_have_names_of_their_own(tmp_path):
     writer = tf.summary.create_file_writer(str(tmp_path))
 
-    callbacks.write_guards(writer, {"unnested_labels": 2.0, "leak_auc": math.nan}, step=5)
+    progress.write_guards(writer, {"unnested_labels": 2.0, "leak_auc": math.nan}, step=5)
     writer.close()
 
     assert read_scalars(tmp_path) == [(5, "guard/unnested_labels", 2.0)]

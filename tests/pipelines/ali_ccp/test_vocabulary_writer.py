@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from esmm_pipelines.ali_ccp import rows, vocabulary
+from esmm_pipelines.ali_ccp import rows, vocabulary_writer
 from esmm_pipelines.engines.config import EngineConfig
 from esmm_pipelines.engines.engine import open_engine
 from esmm_tf.schema import toml_file
@@ -61,7 +61,7 @@ def build(engine, tmp_path):
     def build(min_count):
         directory = tmp_path / f"vocabularies_{min_count}"
         directory.mkdir()
-        return vocabulary.build_schema(
+        return vocabulary_writer.build_schema(
             engine, frame, SCHEMA, min_count=min_count, directory=str(directory)
         )
 
@@ -106,7 +106,7 @@ def test_a_table_without_frequent_ids_keeps_its_column(build):
 
 
 def test_parts_counted_one_by_one_give_the_same_vocabulary(build, monkeypatch):
-    monkeypatch.setattr(vocabulary, "_TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(vocabulary_writer, "_TOKENS_AT_ONCE", 1)
 
     assert read(build(3), "shown") == "11\n10\n"
 

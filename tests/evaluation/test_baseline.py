@@ -10,10 +10,10 @@ from sklearn import metrics as reference
 
 from esmm_tf import files
 from esmm_tf.errors import UserError
-from esmm_tf.evaluation import comparison, evaluation
-from esmm_tf.evaluation.comparison import (
+from esmm_tf.evaluation import baseline, evaluation
+from esmm_tf.evaluation.baseline import (
     check_baseline,
-    compare,
+    compare_with_baseline,
     load_scores,
     remove_scores,
     write_scores,
@@ -105,7 +105,9 @@ def saved(tmp_path):
 def test_the_interval_of_a_difference_is_that_of_a_bootstrap_of_groups(name):
     labels, groups, models = simulate(3)
 
-    found = compare(*(measure(logits, labels, groups) for logits in models))["ctr"][name]
+    found = compare_with_baseline(*(measure(logits, labels, groups) for logits in models))["ctr"][
+        name
+    ]
 
     metrics = [metric_of(name, logits, labels, groups) for logits in models]
     first, second = (metric(np.ones(len(labels))) for metric in metrics)
@@ -125,7 +127,7 @@ def test_the_interval_of_a_difference_is_narrower_than_those_of_the_two_values()
     labels, groups, models = simulate(5)
     first, second = (measure(logits, labels, groups) for logits in models)
 
-    found = compare(first, second)["ctr"]
+    found = compare_with_baseline(first, second)["ctr"]
 
     for name in ("auc", "log_loss", "normalized_entropy"):
         errors = [m["ctr"].estimates[name].standard_error for m in (first, second)]
@@ -135,7 +137,9 @@ def test_the_interval_of_a_difference_is_narrower_than_those_of_the_two_values()
 def test_the_p_value_is_that_of_the_normal_distribution():
     labels, groups, models = simulate(6)
 
-    found = compare(*(measure(logits, labels, groups) for logits in models))["ctr"]["log_loss"]
+    found = compare_with_baseline(*(measure(logits, labels, groups) for logits in models))["ctr"][
+        "log_loss"
+    ]
 
     ratio = abs(found.difference) / standard_error(found)
     expected = 2 * statistics.NormalDist().cdf(-ratio)
@@ -149,7 +153,7 @@ def test_of_equally_good_models_p_values_are_uniform(name):
     found = []
     for seed in range(200):
         labels, groups, models = simulate(100 + seed, num_groups=80, noise=(0.7, 0.7))
-        result = compare(*(measure(logits, labels, groups) for logits in models))
+        result = compare_with_baseline(*(measure(logits, labels, groups) for logits in models))
         found.append(result["ctr"][name].p_value)
 
     # Of 200 draws at 5 %, 2 to 20 with a probability of 99.8 %; the mean lies in .5 +- 3 * .0204.
@@ -161,7 +165,9 @@ def test_of_equally_good_models_p_values_are_uniform(name):
 def test_a_model_does_not_differ_from_itself():
     scores = build_scores()
 
-    found = compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(scores))
+    found = compare_with_baseline(
+        evaluation.measure_tasks(scores), evaluation.measure_tasks(scores)
+    )
 
     assert list(found) == ["ctr", "cvr_clicked", "ctcvr"]
     assert {"auc", "gauc", "average_precision", "log_loss", "calibration"} <= set(found["ctr"])
@@ -177,7 +183,7 @@ def test_what_the_truth_alone_gives_is_not_compared():
     scores = build_scores(oracle={"oracle_pctr": truth, "oracle_pcvr": truth})
     other = scores.with_logits(scores.cvr_logits, scores.ctr_logits)
 
-    found = compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
+    found = compare_with_baseline(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
 
     assert "cvr_entire" in found
     assert {"regret", "bias"} <= set(found["ctr"])
@@ -189,7 +195,7 @@ def test_a_difference_of_what_is_not_defined_is_none():
     scores = build_scores(click=none, conversion=none)
     other = scores.with_logits(scores.cvr_logits, scores.ctr_logits)
 
-    found = compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
+    found = compare_with_baseline(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
 
     nothing = MetricDifference(baseline=None, difference=None, interval=None, p_value=None)
     assert found["ctr"]["auc"] == nothing
@@ -251,7 +257,7 @@ def test_a_baseline_of_another_format_is_refused(saved):
 @pytest.mark.parametrize("content", [None, b"", b"no archive", "cut short", "of other arrays"])
 def test_a_baseline_without_its_scores_is_refused(saved, content):
     scores, path = saved
-    file = comparison.scores_path(path)
+    file = baseline.scores_path(path)
     if content is None:
         os.remove(file)
     elif content == "cut short":

@@ -23,7 +23,7 @@ from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Labels, Schema
-from esmm_tf.training import callbacks, model_directory, trained_model, trainer, training
+from esmm_tf.training import model_directory, progress, run, trained_model, trainer
 
 SCHEMA = Schema(
     name="tiny",
@@ -69,7 +69,7 @@ def write_data(directory, *, splits=(("train", 20), ("validation", 4)), weight=1
 def train(data, model_dir, *, batch_size=6, learning_rate=0.05, validate=True, **settings):
     if validate:
         settings["validation_files"] = str(data)
-    training.train(
+    run.train(
         TrainConfig(train_files=str(data), model_dir=str(model_dir), **settings),
         ModelConfig(embedding_dim=2, hidden_units=(4,)),
         OptimizerConfig(learning_rate=learning_rate),
@@ -114,7 +114,7 @@ def interrupt_at(monkeypatch, step):
         if int(self.model.optimizer.iterations) == step:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(progress.Progress, "on_train_batch_end", on_train_batch_end)
 
 
 @pytest.fixture(scope="module")
