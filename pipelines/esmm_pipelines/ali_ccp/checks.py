@@ -47,7 +47,7 @@ def checked_rows(
     """
     F = engine.F  # noqa: N806 - its customary name
     is_context = F.col("side") == CONTEXT
-    joined = _with_first_context(engine, rows)
+    joined = engine.named(_with_first_context(engine, rows))
     columns = [*_ROW, *_PLACE, "reason", _FIRST]
     if truth is not None:
         joined = joined.join(truth, on=["part", "sample_id"], how="left")
@@ -66,12 +66,13 @@ def checked_rows(
         known = F.col(keys.ORACLE_PCTR).isNotNull() & F.col(keys.ORACLE_PCVR).isNotNull()
         reasons.append(F.when(~is_context & ~known, F.lit("its truth is not known")))
     name = F.concat(F.col("part"), F.lit(":"), F.col("context"))
-    return joined.select(
+    checked = joined.select(
         *(column for column in columns if column not in ("reason", _FIRST)),
         F.coalesce(*reasons).alias("reason"),
         F.md5(F.concat(F.lit(f"{seed}:"), name)).alias(ORDER),
         _split(F, name, validation_share=validation_share, seed=seed).alias(SPLIT),
     )
+    return engine.named(checked)
 
 
 def read_truth(engine: Engine, paths: Mapping[str, Sequence[str]]) -> Any:
