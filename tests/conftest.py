@@ -16,7 +16,7 @@ os.environ |= {
     "SPARK_DAEMON_JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
 }
 
-import esmm_tf.startup  # noqa: E402, F401 - before everything that imports TensorFlow
+import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 
 # isort: split
 import hypothesis
