@@ -2,9 +2,19 @@
 
 import dataclasses
 import importlib
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
+
+# What tests start inherits these: several workers share a few cores, and most work is to start.
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "SPARK_CONF_DIR": str(pathlib.Path(__file__).parent / "spark"),
+    "SPARK_DAEMON_JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+}
 
 import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
 

@@ -67,7 +67,7 @@ def with_features(engine: Engine, log: Any) -> Any:
         raise UserError(f"--input has no column {missing[0]!r}. Give the competition's train.csv.")
     log = log.select("*", *(F.expr(casts.number(name)).alias(f"{name}_number") for name in numbers))
     price = F.col("price_usd_number")
-    log = log.withColumn("log_price_number", F.when(price > -1, F.log1p(price)))
+    log = engine.named(log.withColumn("log_price_number", F.when(price > -1, F.log1p(price))))
 
     def to_search(name: str) -> Any:
         return F.col(f"{name}_number") - F.avg(f"{name}_number").over(search)

@@ -122,13 +122,17 @@ def test_a_ratio_is_compared_with_a_probability_where_both_have_the_metric():
     scores = build_scores()
     product = scores.with_logits(scores.ctr_logits, scores.cvr_logits)
 
-    found = baseline.compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(product))
+    found = baseline.compare_with_baseline(
+        evaluation.measure_tasks(scores), evaluation.measure_tasks(product)
+    )
 
     of_cvr = found["cvr_clicked"]
     aucs = [tasks_of(s)["cvr_clicked"].auc for s in (scores, product)]
     assert of_cvr["auc"].difference == pytest.approx(aucs[0] - aucs[1])
-    assert of_cvr["auc"].interval is not None
-    assert of_cvr["log_loss"].baseline is not None
+    low, high = of_cvr["auc"].interval
+    assert low < of_cvr["auc"].difference < high
+    expected = tasks_of(product)["cvr_clicked"].log_loss
+    assert of_cvr["log_loss"].baseline == pytest.approx(expected)
     assert of_cvr["log_loss"].difference is None
     assert of_cvr["log_loss"].interval is None
     assert found["ctr"]["auc"].difference == 0

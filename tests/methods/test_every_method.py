@@ -104,7 +104,11 @@ def test_a_method_is_trained_evaluated_and_served(name, data, ctr_dir, tmp_path,
     score = ScoreConfig(model_dir=str(model_dir), files=str(data))
     report_dir = str(tmp_path / "report") if name == "division" else ""
     evaluate.main(score, EvaluateConfig(report_dir=report_dir))
-    export.main(ExportConfig(model_dir=str(model_dir), export_dir=str(tmp_path / "export")))
+    export.main(
+        ExportConfig(
+            model_dir=str(model_dir), export_dir=str(tmp_path / "export"), batch_sizes=(1,)
+        )
+    )
 
     assert entry["validation"]["impressions"] == 40
     assert np.isfinite(entry["validation"]["loss"])

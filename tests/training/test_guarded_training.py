@@ -1,6 +1,6 @@
 """A data set that is broken in each way is caught while a model trains on it; a healthy one is not.
 
-Each break is met by a run that stops, one that warns and one that looks away.
+Each break is met by a run that stops; runs that warn and that look away meet some at once.
 """
 
 import dataclasses
@@ -65,8 +65,8 @@ def keep(group, _number):
     return group
 
 
-def write_data(directory, *, train=keep, validation=keep):
-    """Writes 300 impressions a split, changed by functions of a group and its number.
+def write_data(directory, *, train=keep, validation=keep, num_groups=NUM_GROUPS):
+    """Writes 5 impressions a group and split, changed by functions of a group and its number.
 
     What the changes break, a writer of records would refuse; so they are written unchecked.
     """
@@ -74,7 +74,7 @@ def write_data(directory, *, train=keep, validation=keep):
     with DataSetWriter(str(directory), SCHEMA) as writer:
         for split, change in (("train", train), ("validation", validation)):
             shard = ShardWriter(str(directory), f"{split}.tfrecord.tmp")
-            for number in range(NUM_GROUPS):
+            for number in range(num_groups):
                 shard.write(change(draw_group(rng, number), number))
             shard.close()
             writer.adopt(split, shard.counts())
@@ -136,8 +136,9 @@ def overflow(group, number):
     return group
 
 
-def leak(group, _number):
-    """Makes the item tell the click."""
+def leak_and_unnest(group, number):
+    """Makes the item tell the click, and converts an impression without one in one group of 20."""
+    group = unnest(group, number)
     return group | {"item": 2 * (group["item"] // 2) + group["click"]}
 
 
@@ -148,41 +149,50 @@ def click_less(group, number):
     return group | {"click": click, "conversion": np.zeros(SIZE, np.int64)}
 
 
-def write_shared(directory):
-    """Writes a data set whose validation shard is a copy of the training shard."""
-    write_data(directory)
+def write_leaking(directory):
+    """Writes a data set of wrong labels that an item tells, validated on the training shard."""
+    write_data(directory, train=leak_and_unnest)
     shutil.copyfile(directory / SHARD["train"], directory / SHARD["validation"])
+
+
+# How to write each broken data set, and the guards that find it so.
+DATA_SETS = {
+    "leaking": write_leaking,
+    # Heads are judged after 100 steps.
+    "empty": lambda directory: write_data(
+        directory, train=empty, validation=click_less, num_groups=120
+    ),
+    "infinite": lambda directory: write_data(directory, train=overflow),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Break:
-    """How to write a broken data set, what is said of it, and a scalar that shows it."""
+    """A broken data set, what is said of it, and a scalar that shows it."""
 
-    write: Callable[..., None]
+    data_set: str
     message: str
     scalar: str
     is_bad: Callable[[float], bool]
-    epochs: int = 1
 
 
 BREAKS = {
     "unnested_labels": Break(
-        lambda directory: write_data(directory, train=unnest),
+        "leaking",
         r"A conversion needs a click, and 1 of the first \d+ conversions of train have none\. Set ",
         "unnested_labels",
         lambda value: value >= 1,
     ),
     "collapsed_head": Break(
-        lambda directory: write_data(directory, train=empty),
+        "empty",
         r"A head must tell impressions apart, and the standard deviation of its logits is below "
         r"--collapsed_std=0\.0001: ctr_logits_std 0, cvr_logits_std 0, ctcvr_logits_std 0\. "
         r"Lower --learning_rate, ",
         "ctr_logits_std",
         lambda value: value < 1e-4,
-        epochs=2,  # of 60 steps; heads are judged after 100
     ),
     "non_finite_loss": Break(
-        lambda directory: write_data(directory, train=overflow),
+        "infinite",
         r"Loss and logits must be finite, and at step (\d+), batch \1 of train, "
         r"(some logits are infinite|the loss is nan)\. The weights were finite when the epoch "
         r"began\. The 10 impressions of its batch and the one before are saved in "
@@ -191,21 +201,21 @@ BREAKS = {
         lambda value: value == 1,
     ),
     "label_like_feature": Break(
-        lambda directory: write_data(directory, train=leak),
+        "leaking",
         r"A feature alone predicts a label with an AUC up to --leak_auc=0\.95, and 'item' has "
         r"ctr_auc 1\.0000\. It knows the answer: remove it from the schema, ",
         "leak_auc",
         lambda value: value == 1,
     ),
     "miscalibration": Break(
-        lambda directory: write_data(directory, validation=click_less),
+        "empty",
         r"Mean prediction / mean label must lie in \[0\.5, 2\] \(--calibration_band\), and is on "
         r"validation: ctr [45]\.\d+\. Train longer ",
         "ctr_calibration",
         lambda value: 4 < value < 6,
     ),
     "shared_data": Break(
-        write_shared,
+        "leaking",
         r"Validation needs impressions that are not trained on, and 1 of 1 validation shards are: "
         r"'.*/validation-00000-of-00001\.tfrecord' holds the same as "
         r"'.*/train-00000-of-00001\.tfrecord'\. Name other files with --validation_files\.",
@@ -218,10 +228,10 @@ GUARDS = pytest.mark.parametrize("guard", list(BREAKS))
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """Returns the directory of the broken data set of each guard."""
-    directories = {guard: tmp_path_factory.mktemp(guard) / "data" for guard in BREAKS}
-    for guard, directory in directories.items():
-        BREAKS[guard].write(directory)
+    """Returns the directory of each broken data set."""
+    directories = {name: tmp_path_factory.mktemp(name) / "data" for name in DATA_SETS}
+    for name, directory in directories.items():
+        DATA_SETS[name](directory)
     return directories
 
 
@@ -243,35 +253,33 @@ def test_a_broken_data_set_stops_the_run_before_its_weights_are_saved(guard, bro
     message = f"^{case.message}.* To go on all the same, give --on_{guard}=warn\\.$"
 
     with pytest.raises(UserError, match=message):
-        train(broken[guard], tmp_path, epochs=case.epochs, **others, **{f"on_{guard}": "stop"})
+        train(broken[case.data_set], tmp_path, **others, **{f"on_{guard}": "stop"})
 
     assert case.is_bad(read_guards(tmp_path)[case.scalar])
-    assert len(model_directory.load_history(str(tmp_path))) == case.epochs - 1
+    assert model_directory.load_history(str(tmp_path)) == []
 
 
-@GUARDS
-def test_a_broken_data_set_is_warned_of_and_the_run_goes_on(guard, broken, tmp_path, capsys):
-    case = BREAKS[guard]
-    others = {f"on_{other}": "off" for other in BREAKS if other != guard}
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_broken_data_set_is_warned_of_and_the_run_goes_on(name, broken, tmp_path, capsys):
+    cases = {guard: case for guard, case in BREAKS.items() if case.data_set == name}
+    others = {f"on_{other}": "off" for other in BREAKS if other not in cases}
 
-    train(broken[guard], tmp_path, epochs=case.epochs, **others, **{f"on_{guard}": "warn"})
+    train(broken[name], tmp_path, **others, **{f"on_{guard}": "warn" for guard in cases})
 
     warnings = capsys.readouterr().err.splitlines()
-    assert len(warnings) == 1
-    assert re.match(f"warning: {case.message}", warnings[0])
-    assert case.is_bad(read_guards(tmp_path)[case.scalar])
-    assert len(model_directory.load_history(str(tmp_path))) == case.epochs
+    assert len(warnings) == len(cases)
+    for case in cases.values():
+        assert any(re.match(f"warning: {case.message}", warning) for warning in warnings)
+        assert case.is_bad(read_guards(tmp_path)[case.scalar])
+    assert len(model_directory.load_history(str(tmp_path))) == 1
 
 
-@pytest.mark.slow
-@GUARDS
-def test_a_guard_that_is_off_says_nothing(guard, broken, tmp_path, capsys):
-    case = BREAKS[guard]
-
-    train(broken[guard], tmp_path, epochs=case.epochs, **{f"on_{name}": "off" for name in BREAKS})
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_guard_that_is_off_says_nothing(name, broken, tmp_path, capsys):
+    train(broken[name], tmp_path, **{f"on_{guard}": "off" for guard in BREAKS})
 
     assert capsys.readouterr().err == ""
-    assert len(model_directory.load_history(str(tmp_path))) == case.epochs
+    assert len(model_directory.load_history(str(tmp_path))) == 1
     assert not (tmp_path / "offending_batch").exists()
 
 
@@ -295,7 +303,7 @@ def test_a_healthy_data_set_triggers_no_guard(healthy, tmp_path, capsys):
 
 def test_the_offending_batch_is_a_data_set_of_its_own(broken, tmp_path):
     with pytest.raises(UserError, match="saved in"):
-        train(broken["non_finite_loss"], tmp_path)
+        train(broken["infinite"], tmp_path)
 
     source = find_source(str(tmp_path / "offending_batch"), split="train")
     check_schema(source, SCHEMA)
@@ -335,7 +343,7 @@ def test_weights_that_the_last_step_spoils_are_not_saved(healthy, tmp_path):
 
 @pytest.mark.slow
 def test_an_epoch_that_begins_with_broken_weights_blames_no_batch(broken, tmp_path, capsys):
-    train(broken["non_finite_loss"], tmp_path, epochs=2, on_non_finite_loss="warn")
+    train(broken["infinite"], tmp_path, epochs=2, on_non_finite_loss="warn")
 
     first, second = capsys.readouterr().err.splitlines()
     assert "saved in" in first
@@ -346,9 +354,9 @@ def test_an_epoch_that_begins_with_broken_weights_blames_no_batch(broken, tmp_pa
 @pytest.mark.slow
 def test_a_run_that_a_guard_stopped_goes_on_when_the_guard_only_warns(broken, tmp_path, capsys):
     with pytest.raises(UserError, match="A conversion needs a click"):
-        train(broken["unnested_labels"], tmp_path)
+        train(broken["leaking"], tmp_path, on_shared_data="off")
 
-    train(broken["unnested_labels"], tmp_path, on_unnested_labels="warn")
+    train(broken["leaking"], tmp_path, on_shared_data="off", on_unnested_labels="warn")
 
     assert capsys.readouterr().err.count("warning: A conversion needs a click") == 1
     assert len(model_directory.load_history(str(tmp_path))) == 1
@@ -358,17 +366,18 @@ def test_a_run_that_a_guard_stopped_goes_on_when_the_guard_only_warns(broken, tm
 def test_a_run_that_a_guard_stopped_after_an_epoch_is_stopped_again(broken, tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match="Mean prediction / mean label must lie in"):
-            train(broken["miscalibration"], tmp_path, on_miscalibration="stop")
+            train(broken["empty"], tmp_path, on_miscalibration="stop")
 
     assert model_directory.load_history(str(tmp_path)) == []
 
 
 @pytest.mark.slow
 def test_a_resumed_run_does_not_look_for_leaks_again(broken, tmp_path, capsys):
-    train(broken["label_like_feature"], tmp_path)
+    others = {"on_shared_data": "off", "on_unnested_labels": "off"}
+    train(broken["leaking"], tmp_path, **others)
     capsys.readouterr()
 
-    train(broken["label_like_feature"], tmp_path, epochs=2)
+    train(broken["leaking"], tmp_path, epochs=2, **others)
 
     output = capsys.readouterr()
     assert output.err == ""
@@ -377,16 +386,30 @@ def test_a_resumed_run_does_not_look_for_leaks_again(broken, tmp_path, capsys):
 
 
 def test_no_impressions_to_look_at_mean_no_search_for_leaks(broken, tmp_path, capsys):
-    train(broken["label_like_feature"], tmp_path, leak_impressions=0, on_label_like_feature="stop")
+    guards = {"on_label_like_feature": "stop", "on_shared_data": "off", "on_unnested_labels": "off"}
+
+    train(broken["leaking"], tmp_path, leak_impressions=0, **guards)
 
     assert "a feature alone" not in capsys.readouterr().out
     assert "leak_auc" not in read_guards(tmp_path)
 
 
-def test_a_model_knows_on_which_shards_it_was_trained(healthy, tmp_path):
-    train(healthy, tmp_path)
+@pytest.fixture(scope="module")
+def trained_once(healthy, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("trained") / "model"
+    train(healthy, directory)
+    return directory
 
-    data = used_shards.load_data(str(tmp_path))
+
+@pytest.fixture
+def trained_copy(trained_once, tmp_path):
+    """Returns the directory of a trained model that a test may write to."""
+    return shutil.copytree(trained_once, tmp_path / "model")
+
+
+def test_a_model_knows_on_which_shards_it_was_trained(healthy, trained_once):
+    data = used_shards.load_data(str(trained_once))
+
     assert [shard.file for shard in data.train] == [str(healthy / SHARD["train"])]
     assert [shard.file for shard in data.validation] == [str(healthy / SHARD["validation"])]
     assert data.early_stopping is False
@@ -429,20 +452,19 @@ def test_evaluation_on_data_of_early_stopping_is_warned_of(healthy, stopped_earl
     assert found["used_in_training"] == ["early stopping"]
 
 
-def test_evaluation_on_data_that_calibration_was_fitted_to_is_warned_of(healthy, tmp_path, capsys):
-    train(healthy, tmp_path, epochs=1)
-    calibrate.main(CalibrateConfig(model_dir=str(tmp_path), files=str(healthy)))
+def test_evaluation_on_data_that_calibration_was_fitted_to_is_warned_of(
+    healthy, trained_copy, capsys
+):
+    calibrate.main(CalibrateConfig(model_dir=str(trained_copy), files=str(healthy)))
     assert capsys.readouterr().err == ""
 
-    evaluate_on(tmp_path, healthy, split="validation")
+    evaluate_on(trained_copy, healthy, split="validation")
 
     assert "1 of 1 shards were used for calibration" in capsys.readouterr().err
 
 
-def test_calibration_on_training_data_is_warned_of(healthy, tmp_path, capsys):
-    train(healthy, tmp_path, epochs=1)
-
-    calibrate.main(CalibrateConfig(model_dir=str(tmp_path), files=str(healthy), split="train"))
+def test_calibration_on_training_data_is_warned_of(healthy, trained_copy, capsys):
+    calibrate.main(CalibrateConfig(model_dir=str(trained_copy), files=str(healthy), split="train"))
 
     assert "1 of 1 shards were used for training" in capsys.readouterr().err
 

@@ -46,7 +46,7 @@ def checked_rows(
       seed: of order and split.
     """
     F = engine.F  # noqa: N806 - its customary name
-    joined = _with_first_context(engine, rows)
+    joined = engine.named(_with_first_context(engine, rows))
     columns = [*_ROW, *_POSITION, "reason", _FIRST]
     if truth is not None:
         joined = joined.join(truth, on=["part", "sample_id"], how="left")
@@ -59,12 +59,13 @@ def checked_rows(
         has_truth=truth is not None,
     )
     name = F.concat(F.col("part"), F.lit(":"), F.col("context"))
-    return joined.select(
+    checked = joined.select(
         *(column for column in columns if column not in ("reason", _FIRST)),
         F.coalesce(*reasons).alias("reason"),
         F.md5(F.concat(F.lit(f"{seed}:"), name)).alias(ORDER),
         _split(F, name, validation_share=validation_share, seed=seed).alias(SPLIT),
     )
+    return engine.named(checked)
 
 
 def read_truth(engine: Engine, paths: Mapping[str, Sequence[str]]) -> Any:

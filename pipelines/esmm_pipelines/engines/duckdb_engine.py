@@ -143,6 +143,12 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
         keep_pieces(pieces, parse, directory, schema)
         return self.read_parquet([str(directory / "*.parquet")])
 
+    def named(self, frame: Any) -> Any:
+        """Returns the rows of a view, since sqlframe copies all of a query at each step on it."""
+        name = self._new_name()
+        self._connection.execute(f"CREATE VIEW {name} AS {_query(frame)}")
+        return self.session.table(name)
+
     def map_batches(
         self, frame: Any, function: Callable[[Batches], Batches], schema: pa.Schema
     ) -> Any:
@@ -159,9 +165,7 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
           UserError: if the engine fails, for instance because the disk is full.
         """
         try:
-            # DuckDB optimizes the query itself; sqlglot's rewriting has dropped an IS NULL here.
-            query = frame.sql(dialect="duckdb", optimize=False, pretty=False)
-            result = self._connection.execute(query)
+            result = self._connection.execute(_query(frame))
             yield from result.fetch_record_batch(_ROWS_AT_ONCE)
         except duckdb.Error as error:
             raise UserError(
@@ -227,6 +231,11 @@ class DuckDBEngine(contextlib.AbstractContextManager["DuckDBEngine"]):
                 )
             rejected[f"no CSV row: {reason}"] += 1
         return rejected
+
+
+def _query(frame: Any) -> str:
+    # DuckDB optimizes the query itself; sqlglot's rewriting has dropped an IS NULL here.
+    return frame.sql(dialect="duckdb", optimize=False, pretty=False)
 
 
 def _counted(batches: Batches, bar: Any) -> Iterator[pa.RecordBatch]:

@@ -49,6 +49,9 @@ class Engine(Protocol):
           schema: of the rows.
         """
 
+    def named(self, frame: Any) -> Any:
+        """Returns the rows of a frame, by a name for its query where the engine needs one."""
+
     def map_batches(
         self, frame: Any, function: Callable[[Batches], Batches], schema: pa.Schema
     ) -> Any:

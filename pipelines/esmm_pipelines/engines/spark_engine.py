@@ -125,6 +125,10 @@ class SparkEngine(contextlib.AbstractContextManager["SparkEngine"]):
         rows = _map_in_arrow(indices, read, schema)
         return rows.persist(StorageLevel.DISK_ONLY)
 
+    def named(self, frame: Any) -> Any:
+        """Returns the frame, whose plan Spark shares with what is built on it."""
+        return frame
+
     def map_batches(
         self, frame: Any, function: Callable[[Batches], Batches], schema: pa.Schema
     ) -> Any:

@@ -114,16 +114,16 @@ def checked_table(
     layout = dataclasses.replace(layout, group_by=layout.group_by or schema.group_key or "")
     raw = raw_columns(schema, types)
     table = _select(engine, frame, {**raw, **_row_columns(schema, layout, types)})
-    table, unknown = _with_split(engine, table, layout=layout, split=split, seed=seed)
+    table, unknown = _with_split(engine, engine.named(table), layout=layout, split=split, seed=seed)
     kept = {name: name for name in (GROUP, SPLIT, _SHOWN, *raw)}
-    table = _select(engine, table, {**kept, **typed_columns(schema, types)})
+    table = _select(engine, engine.named(table), {**kept, **typed_columns(schema, types)})
     reasons = (
         reject_reason(engine, schema, types),
         F.when(F.col(GROUP).isNull(), F.lit(f"{layout.group_by} is missing")),
         F.when(F.col(SPLIT).isNull(), F.lit(unknown)),
     )
     context = F.expr(f"concat({SPLIT}, ':', {_context_text(schema)})")
-    return table.select(
+    checked = engine.named(table).select(
         F.md5(F.concat(F.lit(f"{seed}:"), F.col(GROUP))).alias(ORDER),
         F.md5(context).alias(SIGNATURE),
         F.col(SPLIT),
@@ -131,6 +131,7 @@ def checked_table(
         F.col(_SHOWN),
         F.coalesce(*reasons).alias(REASON),
     )
+    return engine.named(checked)
 
 
 def _select(engine: Engine, frame: Any, columns: Mapping[str, str]) -> Any:

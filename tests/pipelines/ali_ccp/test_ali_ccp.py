@@ -837,19 +837,18 @@ def test_an_interrupted_writing_leaves_no_data_set_and_the_same_command_complete
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 import esmm_tf.startup
-from esmm_tf import flags, shards
-from pipelines import ali_ccp
-from pipelines.config import DataSetConfig, EngineConfig
+from esmm_pipelines.ali_ccp import command
+from esmm_tf.data.writer import DataSetWriter
 
-write = shards.DataSetWriter.write
+write = DataSetWriter.write
 
 def kill_midway(writer, split, group):
     write(writer, split, group)
     if writer.num_impressions > 40:
         os.kill(os.getpid(), signal.SIGKILL)
 
-shards.DataSetWriter.write = kill_midway
-flags.run(ali_ccp.convert, ali_ccp.AliCcpConfig, DataSetConfig, EngineConfig)
+DataSetWriter.write = kill_midway
+command.run()
 """
 
 
@@ -896,7 +895,7 @@ def test_an_interruption_while_parsing_leaves_nothing_behind(small, spill, tmp_p
         if piece.side == "impression":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(rows, "parse_piece", interrupt)
+    monkeypatch.setattr(ali_ccp, "parse_piece", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         convert(small, tmp_path / "data", engine=EngineConfig(temp_dir=str(spill)))

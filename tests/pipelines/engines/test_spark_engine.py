@@ -664,9 +664,11 @@ def test_a_missing_directory_for_temporary_files_is_named(tmp_path):
 @pytest.mark.spark
 def test_spark_says_itself_what_is_wrong_with_a_setting(tmp_path):
     code = (
-        "import esmm_tf.startup, pipelines.engine, pipelines.config\n"
-        "config = pipelines.config.EngineConfig(engine='spark', master='nonsense')\n"
-        "try:\n    pipelines.engine.open_engine(config)\n"
+        "import esmm_tf.startup\n"
+        "from esmm_pipelines.engines.config import EngineConfig\n"
+        "from esmm_pipelines.engines.engine import open_engine\n"
+        "config = EngineConfig(engine='spark', master='nonsense')\n"
+        "try:\n    open_engine(config)\n"
         "except ValueError as error:\n    print(error)"
     )
 
