@@ -4,7 +4,7 @@ VENV ?= .venv
 VENV_IO ?= .venv-io
 BIN := $(VENV)/bin
 WORKERS ?= 3
-PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile
+PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --durations=40
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 .PHONY: help demo test test-fast test-io lint format compare sparsity expedia clean
@@ -12,7 +12,7 @@ COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 help:
 	@echo "make demo       simulated logs -> records -> training -> calibration -> evaluation -> SavedModel"
 	@echo "make test       all tests, with line coverage"
-	@echo "make test-fast  tests that start no processes"
+	@echo "make test-fast  tests that neither train nor start processes"
 	@echo "make test-io    all tests but those of pipelines, whole comparisons and deployment on TensorFlow 2.17 with tensorflow-io"
 	@echo "make lint       ruff, mypy, the contract between layers"
 	@echo "make format     ruff format and its safe fixes"

@@ -34,6 +34,15 @@ from esmm_tf.training import model_directory, trained_model
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("tests")
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps a file on one worker, and on one all that starts Spark, whose Java goes on living."""
+    for item in items:
+        group = "spark" if item.get_closest_marker("spark") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 BuildGroup = Callable[[int, int], dict[str, Any]]
 
 

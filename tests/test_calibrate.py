@@ -26,6 +26,8 @@ from esmm_tf.evaluation.scores import Scores
 from esmm_tf.schema.toml_file import load_schema
 from esmm_tf.training import model_directory, run, trained_model
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = """
 format_version = 1
 name = "shelf"
@@ -192,7 +194,6 @@ def calibration_of(found, task):
     return measure_tasks(found)[task].estimates["calibration"].value
 
 
-@pytest.mark.slow
 def test_a_model_of_down_sampled_records_is_calibrated_on_all(sampled):
     data, model_dir = sampled
 
@@ -206,7 +207,6 @@ def test_a_model_of_down_sampled_records_is_calibrated_on_all(sampled):
     assert calibration_of(uncorrected, "ctcvr") > 4
 
 
-@pytest.mark.slow
 def test_down_sampled_records_measure_as_all_of_them_would(sampled):
     data, model_dir = sampled
 
@@ -217,7 +217,6 @@ def test_down_sampled_records_measure_as_all_of_them_would(sampled):
     assert calibration_of(validation, "ctr") == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.slow
 def test_the_command_keeps_maps_that_later_commands_apply(sampled, tmp_path, capsys):
     data, model_dir = sampled
     copied = tmp_path / "model"

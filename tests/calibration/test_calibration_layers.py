@@ -14,6 +14,8 @@ from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction, scores
 from esmm_tf.serving import saved_model
 
+pytestmark = pytest.mark.slow
+
 MAPS = {
     "platt": Platt(slope=0.8, offset=-0.5),
     "temperature": Temperature(temperature=1.7),

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn import metrics
 
 from esmm_tf import evaluate, export, methods
 from esmm_tf.config.evaluation import EvaluateConfig, ScoreConfig
@@ -114,23 +115,37 @@ def test_a_method_is_trained_evaluated_and_served(name, data, ctr_dir, tmp_path,
     assert np.isfinite(entry["validation"]["loss"])
     result = json.loads((model_dir / "evaluation.json").read_text(encoding="utf-8"))
     assert list(result["tasks"]) == ["ctr", "cvr_clicked", "ctcvr", "cvr_entire"]
-    for values in result["tasks"].values():
-        assert 0 <= values["auc"] <= 1
+    clicks, expected = read_clicks(data), predict(model_dir, data)
+    auc = metrics.roc_auc_score(clicks, expected["pctr"])
+    assert result["tasks"]["ctr"]["auc"] == pytest.approx(auc, abs=0.01)  # rounding makes ties
     assert "predictions_above_1" not in result["tasks"]["ctr"]
     assert ("predictions_above_1" in result["tasks"]["cvr_clicked"]) == (name == "division")
     assert (tmp_path / "report" / "index.html").exists() == (name == "division")
     assert "cvr_entire" in capsys.readouterr().out
-    assert_serves(tmp_path / "export" / "1", model_dir, data)
+    assert_serves(tmp_path / "export" / "1", expected, data)
 
 
-def assert_serves(path, model_dir, data):
-    """Asserts that a SavedModel gives what the trained model gives, each in [0, 1]."""
+def read_records(data):
+    return list(tf.data.TFRecordDataset(list(find_source(str(data), split="test").files)))
+
+
+def read_clicks(data):
+    examples = [tf.train.Example.FromString(record.numpy()) for record in read_records(data)]
+    return [example.features.feature["click"].int64_list.value[0] for example in examples]
+
+
+def predict(model_dir, data):
+    """Returns each probability of the impressions of the split `test`, in the order of the file."""
     trained = trained_model.load_model(str(model_dir))
     source = find_source(str(data), split="test")
     columns = list(prediction.Prediction(trained.model, trained.schema, source, InputConfig()))
-    expected = {name: np.concatenate([c[name] for c in columns]) for name in PROBABILITIES}
-    records = list(tf.data.TFRecordDataset(list(source.files)))
-    served = tf.saved_model.load(str(path)).signatures["serving_default"](tf.stack(records))
+    return {name: np.concatenate([c[name] for c in columns]) for name in PROBABILITIES}
+
+
+def assert_serves(path, expected, data):
+    """Asserts that a SavedModel gives what the trained model gives, each in [0, 1]."""
+    records = tf.stack(read_records(data))
+    served = tf.saved_model.load(str(path)).signatures["serving_default"](records)
 
     assert set(served) == set(PROBABILITIES)
     for name, values in served.items():

@@ -279,7 +279,6 @@ def test_input_fn_parses_the_searches_with_their_own_schema(converted):
     assert np.isnan(batch.features["prop_review_score"].numpy()).sum() == 2
 
 
-@pytest.mark.slow  # planning the query takes seconds
 def test_a_finished_data_set_is_not_replaced_unasked(converted, log):
     with pytest.raises(UserError, match=r"already holds a data set. .* --overwrite."):
         convert(log, converted)
@@ -305,7 +304,6 @@ def test_a_log_without_a_column_that_the_pipeline_reads_is_refused(tmp_path, nam
         convert(path, tmp_path / "out")
 
 
-@pytest.mark.slow  # planning the query takes seconds
 def test_the_competitions_test_csv_is_refused_for_its_lack_of_labels(tmp_path):
     header = [name for name in HEADER if name not in ("click_bool", "booking_bool", "position")]
     path = write_csv(tmp_path / "test.csv", [HOTEL], header=header)

@@ -30,6 +30,8 @@ from esmm_tf.serving import exporter, saved_model, skew, skew_causes
 from esmm_tf.serving.skew_comparison import Comparison
 from esmm_tf.training import model_directory, trained_model
 
+pytestmark = pytest.mark.slow
+
 MODEL_NAME = "shop"
 
 

@@ -10,6 +10,8 @@ from schemathesis import checks
 
 from esmm_tf.serving import rest_api, saved_model
 
+pytestmark = pytest.mark.slow
+
 VERSION = 7
 
 
@@ -22,7 +24,6 @@ def api(server):
 NOT_CHECKED = [checks.unsupported_method, checks.positive_data_acceptance]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("known", [{}, {"name": "esmm"}, {"name": "esmm", "version": str(VERSION)}])
 def test_any_request_is_answered_as_the_description_says(api, known):
     operations = [operation.ok() for operation in api.get_all_operations()]
@@ -32,7 +33,6 @@ def test_any_request_is_answered_as_the_description_says(api, known):
         check_answers(operation.as_strategy(path_parameters=known))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", ["", "/versions/{version}"])
 def test_any_body_that_does_not_fit_the_description_is_refused(api, path):
     operation = api[f"/v1/models/{{name}}{path}:predict"]["POST"]
@@ -62,7 +62,6 @@ VALUES = {
 }
 
 
-@pytest.mark.slow
 @hypothesis.given(data=st.data())
 def test_no_tensors_make_the_server_fail(server, signatures, data):
     signature = data.draw(st.sampled_from(saved_model.SIGNATURES))

@@ -26,6 +26,8 @@ from esmm_tf.schema import toml_file
 from esmm_tf.serving import exporter, saved_model
 from esmm_tf.training import model_directory
 
+pytestmark = pytest.mark.slow
+
 SIGNATURES = ("serving_default", "pctr", "pcvr", "pctcvr", "predict_tensors", "rank", "regress")
 
 

@@ -17,6 +17,8 @@ from esmm_tf.evaluation import prediction
 from esmm_tf.serving import saved_model
 from esmm_tf.training import trained_model
 
+pytestmark = pytest.mark.slow
+
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 WIDTHS = {"interests": 3, "tags": 5, "visits": 4}
 PADDING = {"int64": np.iinfo(np.int64).min, "float32": np.nan, "string": b""}
@@ -395,7 +397,6 @@ def test_the_vocabulary_is_an_asset(exported):
     assert not (exported.parent / "model_dir").exists()
 
 
-@pytest.mark.slow
 def test_a_process_that_knows_only_tensorflow_serves_the_same_numbers(
     exported, examples, predicted, tmp_path
 ):

@@ -20,6 +20,8 @@ from esmm_tf.config.serving import ServeConfig
 from esmm_tf.errors import UserError
 from esmm_tf.serving import golden, server
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[2]
 VERSION = 7
 
@@ -152,7 +154,6 @@ def test_settings_that_cannot_be_served_are_refused(changes, message):
         ServeConfig(export_dir="export", **changes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("client", ["rest", "grpc"])
 def test_the_example_of_a_client_scores_the_golden_request(server, export_dir, client):
     path = ROOT / "examples" / f"{client}_client.py"
@@ -170,7 +171,6 @@ def test_the_example_of_a_client_scores_the_golden_request(server, export_dir, c
     np.testing.assert_allclose(found[3], scores[0], rtol=0, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("client", ["rest", "grpc"])
 def test_the_example_of_a_client_scores_given_features(server, signatures, client):
     path = ROOT / "examples" / f"{client}_client.py"
@@ -201,7 +201,6 @@ def run_example(path, *args):
     )
 
 
-@pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted(export_dir):
     command = [sys.executable, "-m", "esmm_tf.serve", f"--export_dir={export_dir}"]
     # Where tests run in the background, the signal is ignored, which a new process inherits. Not by

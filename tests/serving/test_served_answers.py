@@ -20,6 +20,8 @@ from esmm_tf.config.serving import ServeConfig
 from esmm_tf.serving import golden, saved_model
 from esmm_tf.serving.server import serving
 
+pytestmark = pytest.mark.slow
+
 VERSION = 7
 
 

@@ -13,6 +13,8 @@ from tensorflow_serving.apis import (
     model_service_pb2_grpc,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("method", "path", "code", "message"),

@@ -14,6 +14,8 @@ from esmm_tf.errors import UserError
 from esmm_tf.serving.loaded_version import LoadedVersion
 from esmm_tf.serving.served_versions import ServedVersions
 
+pytestmark = pytest.mark.slow
+
 
 class Doubler(tf.Module):
     """Gives `by` times the feature `x` of Examples, and `x` itself."""

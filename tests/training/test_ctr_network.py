@@ -22,6 +22,8 @@ from esmm_tf.model.optimizers import RowwiseAdam
 from esmm_tf.training import ctr_network, model_directory, trained_model
 from esmm_tf.training.model_directory import Settings
 
+pytestmark = pytest.mark.slow
+
 USERS = pytest.mark.parametrize("name", ["aman", "base", "division", "oversampling", "unbias"])
 
 

@@ -30,6 +30,8 @@ from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColu
 from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.training import model_directory, run, trained_model, used_shards
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = Schema(
     name="tiny",
     features=(
@@ -341,7 +343,6 @@ def test_weights_that_the_last_step_spoils_are_not_saved(healthy, tmp_path):
         trained_model.load_model(str(tmp_path))
 
 
-@pytest.mark.slow
 def test_an_epoch_that_begins_with_broken_weights_blames_no_batch(broken, tmp_path, capsys):
     train(broken["infinite"], tmp_path, epochs=2, on_non_finite_loss="warn")
 
@@ -351,7 +352,6 @@ def test_an_epoch_that_begins_with_broken_weights_blames_no_batch(broken, tmp_pa
     assert "saved in" not in second
 
 
-@pytest.mark.slow
 def test_a_run_that_a_guard_stopped_goes_on_when_the_guard_only_warns(broken, tmp_path, capsys):
     with pytest.raises(UserError, match="A conversion needs a click"):
         train(broken["leaking"], tmp_path, on_shared_data="off")
@@ -362,7 +362,6 @@ def test_a_run_that_a_guard_stopped_goes_on_when_the_guard_only_warns(broken, tm
     assert len(model_directory.load_history(str(tmp_path))) == 1
 
 
-@pytest.mark.slow
 def test_a_run_that_a_guard_stopped_after_an_epoch_is_stopped_again(broken, tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match="Mean prediction / mean label must lie in"):
@@ -371,7 +370,6 @@ def test_a_run_that_a_guard_stopped_after_an_epoch_is_stopped_again(broken, tmp_
     assert model_directory.load_history(str(tmp_path)) == []
 
 
-@pytest.mark.slow
 def test_a_resumed_run_does_not_look_for_leaks_again(broken, tmp_path, capsys):
     others = {"on_shared_data": "off", "on_unnested_labels": "off"}
     train(broken["leaking"], tmp_path, **others)

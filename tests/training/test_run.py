@@ -25,6 +25,8 @@ from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Labels, Schema
 from esmm_tf.training import model_directory, progress, run, trained_model, trainer
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = Schema(
     name="tiny",
     features=(
@@ -253,7 +255,6 @@ def test_an_interrupted_run_that_is_resumed_ends_as_if_it_had_not_been(
     assert history == expected
 
 
-@pytest.mark.slow
 def test_more_epochs_can_be_asked_for_later(data, finished, tmp_path):
     train(data, tmp_path, epochs=1, seed=11, deterministic=True)
 
@@ -265,7 +266,6 @@ def test_more_epochs_can_be_asked_for_later(data, finished, tmp_path):
     assert model_directory.load_settings(str(tmp_path)).train.epochs == 3
 
 
-@pytest.mark.slow
 def test_two_runs_with_one_seed_are_the_same_bit_by_bit_and_another_seed_differs(
     data, finished, tmp_path
 ):
@@ -280,7 +280,6 @@ def test_two_runs_with_one_seed_are_the_same_bit_by_bit_and_another_seed_differs
     assert not is_same(other, expected)
 
 
-@pytest.mark.slow
 def test_a_run_that_ended_before_its_checkpoint_writes_the_epoch_again(data, tmp_path, monkeypatch):
     def end(_manager):
         raise KeyboardInterrupt
@@ -316,7 +315,6 @@ def test_a_run_with_other_settings_is_not_resumed(data, finished):
         train(data, finished, epochs=3, seed=12, deterministic=True, learning_rate=0.5)
 
 
-@pytest.mark.slow
 def test_early_stopping_keeps_the_weights_of_the_best_epoch(data, tmp_path, monkeypatch, capsys):
     losses = iter([1.0, 0.5, 0.7, 0.5, 0.1])
     weights = []

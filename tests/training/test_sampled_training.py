@@ -21,6 +21,8 @@ from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.training import model_directory, run, trained_model
 
+pytestmark = pytest.mark.slow
+
 SHELF = Schema(
     name="shelf",
     features=(
@@ -126,7 +128,6 @@ def test_the_pcvr_of_a_ctr_run_is_that_of_the_clicks_it_was_trained_on(data, ctr
     np.testing.assert_allclose(pcvr, np.full(200, labels.conversions / labels.clicks), rtol=1e-6)
 
 
-@pytest.mark.slow
 def test_a_sampled_run_that_is_resumed_ends_as_if_it_had_not_been(
     data, ctr_dir, base_history, tmp_path
 ):

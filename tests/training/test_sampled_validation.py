@@ -13,6 +13,8 @@ from esmm_tf.data.sampling import Sampler
 from esmm_tf.methods import load_method
 from esmm_tf.model.optimizers import RowwiseAdam
 
+pytestmark = pytest.mark.slow
+
 CURVES = ("auc", "log_loss", "calibration")
 HALVES = pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
 

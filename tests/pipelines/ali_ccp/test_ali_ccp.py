@@ -53,6 +53,8 @@ from esmm_tf.serving import exporter
 from esmm_tf.training import trained_model
 from esmm_tf.training.run import train
 
+pytestmark = pytest.mark.slow
+
 HAS_SPARK = shutil.which("java") and all(
     importlib.util.find_spec(name) for name in ("pyspark", "esmm_pipelines.engines.spark_engine")
 )
@@ -111,7 +113,10 @@ def run(capsys, config, output_dir, **changes):
 
 
 def engine_config(name):
-    return EngineConfig(engine=name, master="local[2]" if name == "spark" else "")
+    if name == "duckdb":
+        return EngineConfig()
+    few = ("spark.sql.shuffle.partitions=2",)
+    return EngineConfig(engine=name, master="local[2]", spark_conf=few)
 
 
 def to_multiset(groups):
@@ -322,7 +327,6 @@ def test_the_manifest_tells_settings_counts_and_unused_contexts(data_dir, groups
     assert records == collections.Counter(group.split for group in groups)
 
 
-@pytest.mark.slow
 def test_a_model_is_trained_on_the_records_and_exported_with_their_vocabularies(data_dir, tmp_path):
     settings = {
         "train": TrainConfig(train_files=str(data_dir), model_dir=str(tmp_path / "model")),
@@ -852,7 +856,6 @@ command.run()
 """
 
 
-@pytest.mark.slow
 def test_a_killed_run_leaves_no_data_set_and_the_same_command_completes_it(small, tmp_path):
     command = [
         f"--skeleton={small['skeleton'][0]}",

@@ -32,6 +32,9 @@ from esmm_tf.schema.schema import Feature, Key, Labels, Schema
 
 ROOT = pathlib.Path(__file__).parents[3]
 ENGINES = ["duckdb", pytest.param("spark", marks=pytest.mark.spark)]
+SPARK = EngineConfig(
+    engine="spark", master="local[1]", spark_conf=("spark.sql.shuffle.partitions=2",)
+)
 HASHED = HashBucketColumn(hash_buckets=100)
 SHOP = Schema(
     name="shop",
@@ -120,7 +123,7 @@ def convert(tmp_path):
             table.TableConfig(input=(rows,), schema=str(tmp_path / "my.toml"), **settings),
             split or SplitConfig(validation_share=0, test_share=0),
             DataSetConfig(**data_set),
-            EngineConfig(engine=engine, master="local[1]" if engine == "spark" else ""),
+            SPARK if engine == "spark" else EngineConfig(),
         )
         return pathlib.Path(data_set["output_dir"])
 
@@ -517,12 +520,11 @@ def is_binomial(count, number, rate):
     return abs(count - number * rate) < 4 * np.sqrt(number * rate * (1 - rate))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_clicked_rows_are_kept_and_of_the_others_a_share_but_all_of_the_test(
-    convert, tmp_path, engine, capsys
+    convert, tmp_path, capsys
 ):
     rows = [*sampled_rows(8_000), GOOD | {"clicked": 2}]
-    settings = {"engine": engine, "split": SplitConfig(validation_share=0.25, test_share=0.25)}
+    settings = {"split": SplitConfig(validation_share=0.25, test_share=0.25)}
     whole = convert(rows, output_dir=str(tmp_path / "whole"), **settings)
     capsys.readouterr()
 
@@ -548,13 +550,23 @@ def test_clicked_rows_are_kept_and_of_the_others_a_share_but_all_of_the_test(
 
 @pytest.mark.spark
 def test_both_engines_keep_the_same_rows(convert, tmp_path):
+    settings = {
+        "negative_keep_rate": 0.3,
+        "split": SplitConfig(validation_share=0.25, test_share=0.25),
+    }
     rows = sampled_rows(2_000)
     found = [
-        convert(rows, engine=engine, output_dir=str(tmp_path / engine), negative_keep_rate=0.3)
+        convert(rows, engine=engine, output_dir=str(tmp_path / engine), **settings)
         for engine in ("duckdb", "spark")
     ]
 
-    first, second = (sorted(json.dumps(g, default=repr) for g in read_groups(of)) for of in found)
+    first, second = (
+        {
+            split: sorted(json.dumps(group, default=repr) for group in read_groups(of, split))
+            for split in ("train", "validation", "test")
+        }
+        for of in found
+    )
     first_counts, second_counts = (manifest.load_manifest(str(of)).sampled_out for of in found)
 
     assert first == second
