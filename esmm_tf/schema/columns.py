@@ -1,6 +1,6 @@
-"""Feature columns as the schema declares them: from a feature's values to rows of a table.
+"""Feature columns as the schema declares them: they map a feature's values to rows of a table.
 
-`esmm_tf.model.feature_columns` holds the tensor ops of each.
+`esmm_tf.model.feature_columns` holds their tensor ops.
 """
 
 import collections
@@ -33,7 +33,7 @@ def check_positive(what: str, value: float) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IdentityColumn:
-    """Integer ids in `[0, vocabulary_size)` are table rows as they are."""
+    """An integer id in `[0, vocabulary_size)` is its own table row."""
 
     vocabulary_size: int
     out_of_vocabulary: str = "embed"
@@ -45,13 +45,13 @@ class IdentityColumn:
 
     @property
     def num_ids(self) -> int:
-        """Returns the number of table rows for values, out-of-vocabulary row included."""
+        """Returns the number of table rows for values, with the out-of-vocabulary row."""
         return self.vocabulary_size + (self.out_of_vocabulary == "embed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HashBucketColumn:
-    """The 64-bit FarmHash of a value (an integer's decimal text), modulo `hash_buckets`."""
+    """A value's row is its 64-bit FarmHash modulo `hash_buckets`; integers as decimal text."""
 
     hash_buckets: int
     dtypes = (INT64, STRING)
@@ -67,9 +67,9 @@ class HashBucketColumn:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VocabularyColumn:
-    """A value's row is its place in `values`, or the number of its line in `file`.
+    """A value's row is its index in `values`, or that of its line in `file`.
 
-    `file_size` is the number of lines of `file`; the reader of the schema counts them.
+    `file_size` is the number of lines of `file`, which the reader of the schema counts.
     """
 
     values: tuple[int | str, ...] = ()
@@ -109,7 +109,7 @@ class VocabularyColumn:
 
     @property
     def num_ids(self) -> int:
-        """Returns the number of table rows for values, out-of-vocabulary rows included."""
+        """Returns the number of table rows for values, with the out-of-vocabulary rows."""
         return self.vocabulary_size + self.num_oov_ids
 
 

@@ -1,4 +1,4 @@
-"""A field of a record: where it stands, how many values it has, and the keys that hold them."""
+"""A field of a record: its side, how many values it has, and the keys that hold them."""
 
 import dataclasses
 from typing import Literal
@@ -16,7 +16,7 @@ VALUES = (ONE, OPTIONAL, MANY)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordField:
-    """What features and keys have in common: values under a name of a record."""
+    """What features and keys have in common: values in a record under a name."""
 
     name: str
     side: str
@@ -24,17 +24,17 @@ class RecordField:
 
     @property
     def values(self) -> str:
-        """Returns how many values it has, one of `VALUES`: one, unless a subclass asks for more."""
+        """Returns how many values it has, as one of `VALUES`: one, unless a subclass differs."""
         return ONE
 
     @property
     def weighted(self) -> bool:
-        """Returns whether each value has a weight: none, unless a subclass asks for them."""
+        """Returns whether each value has a weight: false, unless a subclass differs."""
         return False
 
     @property
     def is_context(self) -> bool:
-        """Returns whether a group holds its values once, and not each impression its own."""
+        """Returns whether the values belong to the whole group, not to each impression."""
         return self.side == CONTEXT
 
     @property
@@ -44,20 +44,20 @@ class RecordField:
 
     @property
     def weight_key(self) -> str:
-        """Returns the record key of its weights, one for each value."""
+        """Returns the record key of the weights, one per value."""
         return f"{self.name}:weight"
 
     @property
     def lengths_key(self) -> str:
-        """Returns the record key of its lengths, one for each impression."""
+        """Returns the record key of the lengths, one per impression."""
         return f"{self.name}:lengths"
 
     @property
     def value_keys(self) -> tuple[str, ...]:
-        """Returns the record keys with an entry for each value: its name, and that of weights."""
+        """Returns the record keys with one entry per value: those of values and weights."""
         return (self.name, self.weight_key) if self.weighted else (self.name,)
 
     @property
     def record_keys(self) -> tuple[str, ...]:
-        """Returns every record key it may use."""
+        """Returns every record key that the field may use."""
         return (*self.value_keys, self.lengths_key) if self.has_lengths else self.value_keys

@@ -1,6 +1,6 @@
 """The schema of a data set: what a record holds and how the model reads it.
 
-One schema drives what the writer writes, what the input function parses, what the model embeds
+One schema decides what the writer writes, what the input function parses, what the model embeds
 and what the serving signatures accept. `tfrecords_schema/README.md` defines its file format.
 """
 
@@ -56,7 +56,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feature(RecordField):
-    """One input of the model: where it stands in a record and how it is read."""
+    """One input of the model: its field of a record and how the model reads it."""
 
     column: Column
     values: str = ONE
@@ -101,8 +101,8 @@ class Feature(RecordField):
             )
 
     def _check_vocabulary(self, column: VocabularyColumn) -> None:
-        wanted = int if self.dtype == INT64 else str
-        wrong = [value for value in column.values if type(value) is not wanted]
+        value_type = int if self.dtype == INT64 else str
+        wrong = [value for value in column.values if type(value) is not value_type]
         if wrong:
             raise UserError(
                 f"the vocabulary holds {wrong[0]!r}, which is no {self.dtype}. "
@@ -121,7 +121,7 @@ class Feature(RecordField):
 
     @property
     def num_rows(self) -> int:
-        """Returns how many rows its table has: ids, out-of-vocabulary and missing row."""
+        """Returns the number of rows of its table: ids, and rows for unknown and missing values."""
         if isinstance(self.column, NumericColumn):
             raise TypeError(f"Feature {self.name!r} is numeric and has no table.")
         return self.column.num_ids + (self.missing == "embed")
@@ -139,7 +139,7 @@ class Key(RecordField):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The log's columns that hold the labels. Records name them `click` and `conversion`."""
+    """The log's columns that hold the labels; records call them `click` and `conversion`."""
 
     click: str = keys.CLICK
     conversion: str = keys.CONVERSION
@@ -184,8 +184,7 @@ class Schema:
                     f"the name {name!r} is given {names.count(name)} times. "
                     "Features and keys need different names."
                 )
-            label = dataclasses.asdict(self.labels)
-            if name in label.values():
+            if name in dataclasses.astuple(self.labels):
                 raise UserError(
                     f"{name!r} is a label and also listed as a feature or key, which would leak "
                     "the answer. Remove it from [[features]] and [[keys]]."
@@ -246,14 +245,14 @@ class Schema:
         return next(f for f in self.fields if f.name == name)
 
     def table(self, name: str) -> Table:
-        """Returns the declared table, or the default one of a feature that shares none."""
+        """Returns the declared table, or the default table of a feature that shares none."""
         return next((t for t in self.tables if t.name == name), Table(name=name))
 
     def record_hash(self) -> str:
         """Returns a hash of what the records hold, 16 hex digits.
 
         Two schemas with the same hash write and parse the same records. Columns, tables and
-        embeddings are left out: they may change without writing the data anew.
+        embeddings are not covered: they may change without writing the data again.
         """
         layout = {
             "features": [(f.name, f.side, f.dtype, f.values, f.weighted) for f in self.features],

@@ -1,4 +1,4 @@
-"""The TOML form of a schema: reading, checking with file and place, writing."""
+"""The TOML form of a schema: reading, writing, and checks that name the file and the place."""
 
 import dataclasses
 import difflib
@@ -44,8 +44,8 @@ def load_schema(path: str) -> schema_lib.Schema:
     """Returns the schema in the TOML file at `path`.
 
     Raises:
-      UserError: if the file cannot be read or is wrong; the message names the file, the place in
-        it, what was received and the remedy.
+      UserError: if the file cannot be read or is wrong; the message names the file, the place
+        within, what was received and the remedy.
     """
     try:
         with open(path, "rb") as file:
@@ -61,9 +61,9 @@ def load_schema(path: str) -> schema_lib.Schema:
 
 
 def save_schema(schema: schema_lib.Schema, directory: str, file_name: str) -> None:
-    """Writes the schema, and beside it in `vocabularies/` every vocabulary that came from a file.
+    """Writes the schema, and in `vocabularies/` beside it a copy of every vocabulary file.
 
-    The directory is whole in itself: it can be copied to another machine.
+    The directory is self-contained: it can be copied to another machine.
     """
     features = []
     for feature in schema.features:
@@ -130,10 +130,9 @@ def _feature(entry: Any, *, place: str, directory: str) -> schema_lib.Feature:
             )
     if "column" not in entry:
         raise UserError(f"{place}: 'column' is missing. Add column = {{ kind = ... }}.")
-    place_of_column = f"{place}, column"
     column = _column(
         entry.pop("column"),
-        place=place_of_column,
+        place=f"{place}, column",
         directory=directory,
         dtype=entry.get("dtype"),
     )
@@ -160,33 +159,33 @@ def _column(entry: Any, *, place: str, directory: str, dtype: Any) -> columns.Co
 
 
 def _vocabulary_size(path: str, *, place: str, dtype: Any) -> int:
-    """Returns the number of lines of a vocabulary file, each a value of its own."""
+    """Returns the number of lines of a vocabulary file, each checked to be a new value."""
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
             lines = file.read().removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{place}: cannot read vocabulary {path!r}: {error}. "
-            "Give a UTF-8 file with one value a line, its path relative to the schema."
+            "Give a UTF-8 file with one value per line, its path relative to the schema."
         ) from None
     seen: set[str] = set()
     for number, line in enumerate(lines, start=1):
         if not line or line in seen:
             what = f"repeats {line!r}" if line else "is empty"
             raise UserError(
-                f"{place}: vocabulary {path!r}, line {number} {what}. Give one new value a line."
+                f"{place}: vocabulary {path!r}, line {number} {what}. Give one new value per line."
             )
         if dtype == columns.INT64 and not re.fullmatch(r"-?\d+", line):
             raise UserError(
                 f"{place}: vocabulary {path!r}, line {number} is {line!r}, and the feature's dtype "
-                "is int64. Give one integer a line."
+                "is int64. Give one integer per line."
             )
         seen.add(line)
     return len(lines)
 
 
 def _build(cls: type, entry: Any, *, place: str, **given: Any) -> Any:
-    """Returns `cls(**entry, **given)`, every mistake named with its place."""
+    """Returns `cls(**entry, **given)`; the message of every error names the place."""
     _check_table(entry, place=place)
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in given}
@@ -219,10 +218,10 @@ def _cast(value: Any, hint: Any, place: str) -> Any:
     )
 
 
-def _typed(tree: Mapping[str, Any], name: str, wanted: type, *, default: Any, place: str) -> Any:
+def _typed(tree: Mapping[str, Any], name: str, kind: type, *, default: Any, place: str) -> Any:
     value = tree.get(name, default)
-    if not isinstance(value, wanted):
-        form = f"[[{name}]]" if wanted is list else f"[{name}.NAME]"
+    if not isinstance(value, kind):
+        form = f"[[{name}]]" if kind is list else f"[{name}.NAME]"
         raise UserError(f"{place}: {name!r} is {value!r}. Write {form} sections.")
     return value
 
@@ -262,7 +261,7 @@ def _feature_tree(feature: schema_lib.Feature) -> dict[str, Any]:
 
 
 def _entry(item: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns the fields of a dataclass that are plain and differ from their default."""
+    """Returns the plain fields of a dataclass that differ from their defaults."""
     entry = {}
     for field in dataclasses.fields(item):
         value = getattr(item, field.name)

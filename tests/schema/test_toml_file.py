@@ -439,10 +439,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"7\n8\n7\n", "line 3 repeats '7'. Give one new value a line."),
-        (b"7\n\n8\n", "line 2 is empty. Give one new value a line."),
-        (b"", "line 1 is empty. Give one new value a line."),
-        (b"7\nx\n", "line 2 is 'x', and the feature's dtype is int64. Give one integer a line."),
+        (b"7\n8\n7\n", "line 3 repeats '7'. Give one new value per line."),
+        (b"7\n\n8\n", "line 2 is empty. Give one new value per line."),
+        (b"", "line 1 is empty. Give one new value per line."),
+        (b"7\nx\n", "line 2 is 'x', and the feature's dtype is int64. Give one integer per line."),
     ],
 )
 def test_a_wrong_vocabulary_file_is_refused_with_its_line(load, tmp_path, content, message):
@@ -459,7 +459,7 @@ def test_a_vocabulary_file_that_cannot_be_read_is_refused(load, tmp_path, conten
     path = tmp_path / "items.txt"
     if content is not None:
         path.write_bytes(content)
-    message = "column: cannot read vocabulary '.*items.txt': .* Give a UTF-8 file with one value a"
+    message = "column: cannot read vocabulary '.*items.txt': .* Give a UTF-8 file with one value"
 
     with pytest.raises(UserError, match=message):
         load(with_column('kind = "vocabulary", file = "items.txt"', dtype="string"))
