@@ -1,1 +1,1 @@
-"""Settings: one frozen dataclass a concern, and the flags that are derived from them."""
+"""Settings: one frozen dataclass per concern, and the flags that are derived from them."""

@@ -58,7 +58,7 @@ class CalibrateConfig(ScoreConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is measured beside the whole, what it is compared with, and where it goes."""
+    """What is measured beside all impressions, the baseline, and where the results go."""
 
     output: str = setting("", help="file to write; by default evaluation.json in --model_dir")
     slices: tuple[str, ...] = setting(

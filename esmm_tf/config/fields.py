@@ -1,4 +1,4 @@
-"""What every setting has: a default, a help text, and its checks."""
+"""Settings: their defaults, help texts and checks, and how they become configs."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ def setting(default: Any = dataclasses.MISSING, *, help: str) -> Any:  # noqa: A
 
 
 def check_above(item: Any, bound: float, *names: str) -> None:
-    """Raises a `UserError` unless settings are above a bound."""
+    """Raises a `UserError` unless the named settings are above a bound."""
     for name in names:
         value = getattr(item, name)
         if not value > bound:
@@ -22,7 +22,7 @@ def check_above(item: Any, bound: float, *names: str) -> None:
 
 
 def check_at_least_zero(item: Any, *names: str) -> None:
-    """Raises a `UserError` unless settings are 0 or more."""
+    """Raises a `UserError` unless the named settings are at least 0."""
     for name in names:
         value = getattr(item, name)
         if not value >= 0:
@@ -34,11 +34,11 @@ def build_configs(classes: Sequence[type], settings: Mapping[str, Any]) -> list[
 
     Args:
       classes: dataclasses of settings.
-      settings: by name; a list stands for a tuple, and what is not given has its default.
+      settings: by name; a list stands for a tuple, and a setting that is not given has its default.
 
     Raises:
-      UserError: if a setting is no field of theirs, one without a default is missing, or a class
-        refuses its values.
+      UserError: if a setting is not a field of any class, a setting without a default is missing,
+        or a class refuses its values.
     """
     known = list(dict.fromkeys(field.name for cls in classes for field in dataclasses.fields(cls)))
     for name in settings:

@@ -1,4 +1,4 @@
-"""Dataclass fields to absl flags and back; nothing below this layer sees a flag."""
+"""Turns dataclass fields into absl flags and back; nothing below this layer sees a flag."""
 
 import dataclasses
 import errno
@@ -118,5 +118,5 @@ def _help_text(main: Callable[..., None], configs: Sequence[type]) -> str:
                 initial_indent="      ",
                 subsequent_indent="      ",
             )
-    lines += ["  --flagfile", "      file with one flag a line"]
+    lines += ["  --flagfile", "      file with one flag per line"]
     return "\n".join(lines)

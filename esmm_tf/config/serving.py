@@ -1,4 +1,4 @@
-"""What the commands of serving are told, each concern a frozen dataclass."""
+"""Settings of the serving commands, one frozen dataclass per concern."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ class ExportConfig:
     """Which trained model becomes a SavedModel, and where."""
 
     model_dir: str = setting(help="directory of a trained model")
-    export_dir: str = setting(help="directory that receives one numbered directory a version")
+    export_dir: str = setting(help="directory that receives one numbered directory per version")
     version: int = setting(0, help="number of the version; 0 takes the next free one")
     keep_versions: int = setting(5, help="versions that are kept, the highest ones")
     model_name: str = setting("esmm", help="name under which the server has the model")

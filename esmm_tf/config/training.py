@@ -1,6 +1,6 @@
-"""Settings of a training run, one frozen dataclass a concern.
+"""Settings of a training run, one frozen dataclass per concern.
 
-Each field's `help` metadata, with its unit, becomes the help of its flag.
+Each field's `help`, which names its unit, becomes the help text of its flag.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class ModelConfig:
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Returns the weight of each term of a loss, by the name of its flag; others weigh 1."""
+        """Returns the weights of loss terms by their flags' names; terms without a flag weigh 1."""
         names = (f.name for f in dataclasses.fields(self))
         return {name: getattr(self, name) for name in names if name.endswith("_loss_weight")}
 
@@ -132,8 +132,6 @@ class TrainConfig:
 
 
 OFF, WARN, STOP = "off", "warn", "stop"
-
-
 ACTIONS = (OFF, WARN, STOP)
 
 

@@ -174,7 +174,7 @@ def test_help_shows_each_flag_with_its_default(flag, capsys):
         "units": "units of each layer (default: '8,4')",
         "names": "names of columns (default: '')",
         "steps": "step sizes (default: '0.5')",
-        "flagfile": "file with one flag a line",
+        "flagfile": "file with one flag per line",
     }
     pairs = zip(lines[2::2], lines[3::2], strict=True)
     assert {name.strip(" -"): text.strip() for name, text in pairs} == expected
