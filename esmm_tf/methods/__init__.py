@@ -10,13 +10,13 @@ __all__ = ["Method", "NetworkBuilder", "cvr_tower_method", "load_method", "names
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of all methods here, in alphabetical order."""
+    """Returns the names of all methods of this package, in alphabetical order."""
     modules = (module.name for module in pkgutil.iter_modules(__path__))
     return tuple(sorted(name for name in modules if not name.startswith("_")))
 
 
 def load_method(name: str) -> Method:
-    """Returns the method of that name: a module here, or any other by its dotted path.
+    """Returns a method by its name: a module of this package, or any module's dotted path.
 
     Raises:
       UserError: if there is no such module, or it defines no `METHOD`.

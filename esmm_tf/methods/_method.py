@@ -1,4 +1,4 @@
-"""What a method declares: the impressions it trains on, its towers and tables, its losses."""
+"""What a method declares: the impressions that it trains on, its network and its losses."""
 
 import dataclasses
 import re
@@ -27,7 +27,7 @@ _SEED_STRIDE = 1000
 
 
 class NetworkBuilder:
-    """The parts that a method's network is built of; each gets initial values of its own.
+    """Builds the parts of a method's network; each part has its own initial values.
 
     Args:
       schema: of the data.
@@ -47,7 +47,7 @@ class NetworkBuilder:
         self._conversion_share = conversion_share
 
     def encode(self, name: str = "encoder") -> Any:
-        """Returns every feature embedded, `[impressions, width]`; each name has own tables."""
+        """Returns all embedded features, `[impressions, width]`; each name has its own tables."""
         return self._encode(self.inputs, name)
 
     def tower(self, name: str, encoded: Any) -> Any:
@@ -58,7 +58,7 @@ class NetworkBuilder:
     def ctr_network(self, *, trainable: bool = False) -> Any:
         """Returns the click logits, `[impressions]`, of the network that methods share.
 
-        Unless it is trainable its weights are those of the method `ctr`, trained before, and stay.
+        Unless it is trainable, its weights are those of a trained `ctr` model and do not change.
         """
         inputs = build_inputs(self._schema)
         logits = self.tower("ctr_tower", self._encode(inputs, "ctr_encoder"))
@@ -67,7 +67,7 @@ class NetworkBuilder:
         return network(self.inputs)
 
     def constant_cvr(self) -> Any:
-        """Returns the logit of the training data's conversions a click, `[impressions]`."""
+        """Returns the logit of conversions per click in the training data, `[impressions]`."""
         constant = ConstantLogits(self._conversion_share, name="constant_cvr")
         return constant(self.inputs[keys.GROUP_INDEX])
 
@@ -86,12 +86,12 @@ class Method:
 
     Args:
       title: as the paper writes it.
-      network: returns its outputs, as `model.EntireSpaceOutputs` or `model.DividedOutputs` does.
-      losses: the terms of its loss, whose weighted sum is minimized.
-      tasks: what it is trained on, and so what the curves of its training show.
-      sampling: which impressions it is trained on, at a rate of `rates`; None for all, once each.
-      rates: the choices of that rate, the default first; none if there is nothing to choose.
-      uses_ctr_network: whether pCTR is that of the method `ctr`, trained before.
+      network: returns the outputs of `layers.EntireSpaceOutputs` or `layers.DividedOutputs`.
+      losses: the terms of the loss, whose weighted sum is minimized.
+      tasks: what the method is trained on, and so what its training curves show.
+      sampling: returns which impressions are trained on, given a rate; None trains on each once.
+      rates: the choices of the rate, the default first; empty if there is nothing to choose.
+      uses_ctr_network: whether pCTR is that of a trained `ctr` model.
     """
 
     title: str
@@ -106,7 +106,7 @@ class Method:
         """Returns which impressions are trained on, at the default rate if none is given.
 
         Raises:
-          UserError: if the method has no rate or it is out of bounds.
+          UserError: if a rate is given to a method that has none, or it is out of bounds.
         """
         if rate is not None and not self.rates:
             raise UserError(
@@ -128,7 +128,7 @@ class Method:
     ) -> EntireSpaceModel:
         """Returns the method's model, an instance of `model_class`, not compiled.
 
-        Its inputs are those of `feature_columns.build_inputs`.
+        Its inputs are those that `feature_columns.build_inputs` returns.
         """
         builder = NetworkBuilder(schema, config, seed=seed, conversion_share=conversion_share)
         outputs = self.network(builder)
@@ -146,7 +146,7 @@ class Method:
 def cvr_tower_method(
     title: str, sampling: Callable[[float], Sampling], *, rates: tuple[float, ...] = ()
 ) -> Method:
-    """Returns a method that trains one CVR tower on a sample; pCTR is that of the method `ctr`."""
+    """Returns a method that trains one CVR tower on a sample; pCTR is that of a `ctr` model."""
 
     def network(builder: NetworkBuilder) -> Outputs:
         cvr_logits = builder.tower("cvr_tower", builder.encode())

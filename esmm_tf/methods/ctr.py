@@ -1,7 +1,7 @@
 """The CTR network that BASE, AMAN, OVERSAMPLING, UNBIAS and DIVISION share: one click tower.
 
-Alone it knows nothing of conversions but how many there are: its pCVR is the share of the training
-data's clicks that convert, for every impression.
+By itself it knows only how many conversions there are: its pCVR is the share of the training data's
+clicks that convert, the same for every impression.
 """
 
 from esmm_tf import keys

@@ -1,7 +1,7 @@
-"""DIVISION: a CTR and a CTCVR network, both on all impressions; pCVR is what one divides by.
+"""DIVISION: a CTR and a CTCVR network, both trained on all impressions; pCVR is their ratio.
 
-pCVR = pCTCVR / pCTR is no probability where it exceeds 1: evaluation ranks by the ratio as it is
-and tells how often it does, and served pCVR is cut off just below 1.
+pCVR = pCTCVR / pCTR may exceed 1 and is no probability then: evaluation ranks by the ratio without
+a limit and counts the cases, and served pCVR is cut off just below 1.
 """
 
 from esmm_tf import keys

@@ -1,4 +1,4 @@
-"""OVERSAMPLING: clicked impressions, each conversion several times over."""
+"""OVERSAMPLING: clicked impressions, each conversion several times."""
 
 from esmm_tf.data.sampling import Sampling
 from esmm_tf.errors import UserError

@@ -1,11 +1,11 @@
 """UNBIAS: clicked impressions by rejection sampling, with pCTR as the rejection probability.
 
-Read literally, as the default rate 0 does, a click is rejected with probability pCTR. That alone
-does not undo the selection by clicks: clicked impressions are distributed as impressions are times
-pCTR, and what is kept as impressions times pCTR (1 - pCTR). A rate f above 0 keeps a click with
-probability min(1, f * click_share / pCTR) instead: where pCTR is at least f times the share of
-clicks, what is kept is distributed as impressions are (the weights of Zhang et al., KDD 2016, as a
-rejection).
+Taken literally, as at the default rate 0, a click is rejected with probability pCTR. That does not
+undo the selection by clicks: the distribution of clicked impressions is that of all impressions
+times pCTR, and the distribution of the kept ones is that of all impressions times pCTR (1 - pCTR).
+A rate f above 0 keeps a click with probability min(1, f * click_share / pCTR) instead: where pCTR
+is at least f * click_share, the kept impressions are distributed as all impressions are (the
+weights of Zhang et al., KDD 2016, used as acceptance probabilities).
 """
 
 import tensorflow as tf
