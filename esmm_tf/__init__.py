@@ -1,7 +1,7 @@
 """Conversion-rate estimation over the entire impression space (ESMM, SIGIR 2018).
 
-The names below are the front door; `help` of each tells the rest. They are imported when they are
-asked for, so that schemas and settings need no TensorFlow.
+The public names are listed below; `help` explains each. A name is imported when it is first used,
+so that schemas and settings need no TensorFlow.
 """
 
 import importlib
@@ -58,9 +58,9 @@ __all__ = ["__version__", *sorted(_WITHOUT_TENSORFLOW | _WITH_TENSORFLOW)]
 
 
 def __getattr__(name: str) -> typing.Any:
-    """Returns a public name, after importing the module that it lives in."""
+    """Returns the object of a public name, after importing its module."""
     if name in _WITH_TENSORFLOW:
-        importlib.import_module(f"{__name__}.startup")  # before all that imports TensorFlow
+        importlib.import_module(f"{__name__}.startup")  # before any module that imports TensorFlow
     module = (_WITHOUT_TENSORFLOW | _WITH_TENSORFLOW).get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
-"""`python -m esmm_tf.check_skew`: whether what is served gives the scores of the training path.
+"""`python -m esmm_tf.check_skew`: whether serving gives the same scores as the training path.
 
-Ends with exit code 1 if it does not.
+Exits with code 1 if it does not.
 """
 
 from typing import NoReturn

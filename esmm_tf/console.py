@@ -1,4 +1,4 @@
-"""What long work shows of itself: lines, warnings and a bar, for whoever wants to see them."""
+"""What long work shows: lines, warnings and a progress bar, or nothing."""
 
 import contextlib
 import contextvars
@@ -13,7 +13,7 @@ _IS_SHOWN = contextvars.ContextVar("is_shown", default=True)
 
 @contextlib.contextmanager
 def showing(is_shown: bool) -> Iterator[None]:
-    """Shows what is said within, or keeps it off the screen; a command shows all."""
+    """Shows or hides the lines and bars of the code within; a command shows them."""
     token = _IS_SHOWN.set(is_shown)
     try:
         yield
@@ -22,13 +22,13 @@ def showing(is_shown: bool) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Prints a line at once, where it is to be seen."""
+    """Prints a line at once, unless lines are hidden."""
     if _IS_SHOWN.get():
         print(line, flush=True)
 
 
 def warn(message: str) -> None:
-    """Prints a warning above a bar and not within it; where nothing is shown, Python's own."""
+    """Prints a warning above the bar; if lines are hidden, gives a Python warning instead."""
     if _IS_SHOWN.get():
         tqdm.write(f"warning: {message}", file=sys.stderr)
     else:
@@ -38,9 +38,9 @@ def warn(message: str) -> None:
 def build_bar(
     total: int | None, title: str = "", *, unit: str = " impressions", is_shown: bool = True
 ) -> tqdm:
-    """Returns a bar that expects `total` units, if that is known; use it in a `with`.
+    """Returns a progress bar for `total` units, None if unknown; use it in a `with` statement.
 
-    It is drawn on a terminal only.
+    The bar is drawn on a terminal only.
     """
     return tqdm(
         total=total,

@@ -1,7 +1,7 @@
-"""Whole files: written under a temporary name and renamed, and JSON read with its damage told.
+"""Whole files, written under a temporary name and renamed; JSON whose damage is reported.
 
-A path with a scheme, such as `s3://`, goes through the file systems of TensorFlow, which is
-imported for it alone; any other through Python's own `open`.
+A path with a scheme, such as `s3://`, goes through TensorFlow's file systems, and TensorFlow is
+imported only then; any other path goes through Python's own `open`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ def exists(path: str) -> bool:
 
 
 def open_file(path: str, mode: str) -> Any:
-    """Returns an open file; text is UTF-8, and its line ends stay as they are."""
+    """Returns an open file; text is UTF-8, and line ends are not translated."""
     if is_remote(path):
         return _gfile().GFile(path, mode)
     if "b" in mode:
@@ -37,9 +37,9 @@ def open_file(path: str, mode: str) -> Any:
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yields the temporary name under which a local file is written; renames it at the end.
+    """Yields a temporary name to write a local file under, and renames that file at the end.
 
-    Its directory is made if missing. An error leaves what was there under the final name.
+    A missing directory is made. After an error, what was under the final name is unchanged.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.tmp"
@@ -48,7 +48,7 @@ def replacing(path: str) -> Iterator[str]:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes a whole file; its directory is made if missing."""
+    """Writes a whole file; a missing directory is made."""
     if not is_remote(path):
         with replacing(path) as temporary, open_file(temporary, "wb") as file:
             file.write(content)
@@ -77,16 +77,16 @@ def write_arrays(path: str, **arrays: Any) -> None:
 
 
 def read_json(path: str, *, remedy: str, missing: str = "", version: int | None = None) -> Any:
-    """Returns the content of a JSON file of ours.
+    """Returns the content of a JSON file that this package wrote.
 
     Args:
       path: of the file.
-      remedy: what the user can do if it is damaged or of another format, as a sentence.
-      missing: the message if it is not there; by default one with the remedy.
-      version: the `format_version` that this release reads; None where the format has none.
+      remedy: a sentence on what to do if the file is damaged or has another format version.
+      missing: the message if there is no file; by default it says so and gives the remedy.
+      version: the `format_version` that this release reads; None if the format has none.
 
     Raises:
-      UserError: if the file is missing or damaged, or its format is another one.
+      UserError: if the file is missing or damaged, or has another format version.
     """
     if not exists(path):
         raise UserError(missing or f"{path} is missing. {remedy}")
@@ -98,17 +98,17 @@ def read_json(path: str, *, remedy: str, missing: str = "", version: int | None 
     if version is None:
         return tree
     with told_as_damaged(path, remedy=remedy):
-        found = tree["format_version"]
-    if found != version:
+        file_version = tree["format_version"]
+    if file_version != version:
         raise UserError(
-            f"{path} has format_version {found!r}; this release reads {version}. {remedy}"
+            f"{path} has format_version {file_version!r}; this release reads {version}. {remedy}"
         )
     return tree
 
 
 @contextlib.contextmanager
 def told_as_damaged(path: str, *, remedy: str) -> Iterator[None]:
-    """Raises a `UserError` where the content of a file is not what its reader takes from it."""
+    """Reports an error of the code within, which takes a file's content apart, as damage."""
     try:
         yield
     except UserError:
@@ -118,7 +118,7 @@ def told_as_damaged(path: str, *, remedy: str) -> Iterator[None]:
 
 
 def damaged(path: str, error: object, *, remedy: str) -> UserError:
-    """Returns the error of a file whose content is not what was written."""
+    """Returns the error for a file whose content is not as it was written."""
     shown = repr(error) if isinstance(error, Exception) else error
     return UserError(f"{path} is damaged ({shown}). {remedy}")
 

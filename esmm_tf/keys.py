@@ -4,7 +4,7 @@ CLICK = "click"
 CONVERSION = "conversion"
 EXAMPLE_WEIGHT = "example_weight"
 
-# Truth of simulated logs. Read by evaluation alone, never by a model.
+# The true probabilities of simulated logs. Only evaluation reads them, never a model.
 ORACLE_PCTR = "oracle_pctr"
 ORACLE_PCVR = "oracle_pcvr"
 
@@ -17,7 +17,7 @@ CTR_LOGITS = "ctr_logits"
 CVR_LOGITS = "cvr_logits"
 CTCVR_LOGITS = "ctcvr_logits"
 
-# Natural logarithm of a pCVR that is a ratio, and may exceed 1.
+# Natural logarithm of a pCVR that is a ratio and may exceed 1.
 CVR_LOG_RATIO = "cvr_log_ratio"
 
 # The part of a model whose pCTR several methods share.
@@ -28,7 +28,7 @@ CTR = "ctr"
 CVR_CLICKED = "cvr_clicked"
 CTCVR = "ctcvr"
 CVR_ENTIRE = "cvr_entire"
-TASKS = (CTR, CVR_CLICKED, CTCVR)  # those that a log can show
+TASKS = (CTR, CVR_CLICKED, CTCVR)  # the tasks whose labels a log holds
 
 RESERVED_RECORD_KEYS = frozenset({CLICK, CONVERSION, EXAMPLE_WEIGHT, ORACLE_PCTR, ORACLE_PCVR})
 

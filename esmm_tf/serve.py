@@ -11,7 +11,7 @@ from esmm_tf.serving import server
 def main(config: ServeConfig) -> None:
     """Serves the highest version of --export_dir by REST and gRPC as TF Serving does, until Ctrl-C.
 
-    It is for development: requests are not batched, and versions not warmed up.
+    It is for development: requests are not batched, and versions are not warmed up.
     """
     with server.serving(config) as running:
         print(server.describe(running, config), flush=True)

@@ -1,8 +1,8 @@
 """Imports TensorFlow with its start-up messages held back; commands import this first.
 
 TensorFlow 2.21 writes about missing GPUs and processor features to the process's standard error at
-import and at its first look at devices, whatever TF_CPP_MIN_LOG_LEVEL says. A user who mistyped a
-flag should see that, not this. If the import fails, everything is shown.
+import and at its first look at devices, whatever TF_CPP_MIN_LOG_LEVEL says. They would bury the
+message that a user needs, such as that of a mistyped flag. If the import fails, they are shown.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from absl import logging
 
 @contextlib.contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """Keeps what is written to file descriptor 2 off the screen, unless an exception passes."""
+    """Keeps what is written to file descriptor 2 off the screen, unless the code within raises."""
     sys.stderr.flush()
     screen = os.dup(2)
     with tempfile.TemporaryFile() as held:
