@@ -14,6 +14,7 @@ import tensorflow as tf
 from esmm_pipelines import expedia
 from esmm_pipelines.engines.config import EngineConfig
 from esmm_pipelines.grouping.config import DataSetConfig, SplitConfig
+from esmm_pipelines.synthetic import command as synthetic
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, manifest
 from esmm_tf.data.source import check_schema, find_source
@@ -408,16 +409,16 @@ def test_expedia_runs_from_the_command_line(log, tmp_path):
     assert (tmp_path / "out" / "manifest.json").exists()
 
 
-@pytest.mark.slow
-def test_a_mistake_ends_expedia_with_its_message_alone(tmp_path):
-    result = run_command(
-        "esmm_pipelines.expedia",
-        f"--input={tmp_path}/absent.csv",
-        f"--output_dir={tmp_path / 'out'}",
-    )
+def test_a_mistake_ends_expedia_with_its_message_alone(tmp_path, monkeypatch, capsys):
+    paths = [f"--input={tmp_path}/absent.csv", f"--output_dir={tmp_path / 'out'}"]
+    monkeypatch.setattr("sys.argv", ["expedia", *paths])
 
-    assert (result.returncode, result.stdout) == (2, "")
-    assert re.fullmatch(r"error: Cannot read '.*/absent.csv': .*\n", result.stderr)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        expedia.run()
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"error: Cannot read '.*/absent.csv': .*\n", printed.err)
 
 
 @pytest.mark.slow
@@ -434,7 +435,6 @@ def test_synthetic_runs_from_the_command_line(tmp_path):
     assert (tmp_path / "out" / "manifest.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -442,11 +442,17 @@ def test_synthetic_runs_from_the_command_line(tmp_path):
         ("--num_impression=5", r"error: Unknown command line flag 'num_impression'.*\n"),
     ],
 )
-def test_a_mistake_ends_synthetic_with_its_message_alone(tmp_path, flag, message):
-    result = run_command("esmm_pipelines.synthetic", f"--output_dir={tmp_path / 'out'}", flag)
+def test_a_mistake_ends_synthetic_with_its_message_alone(
+    tmp_path, flag, message, monkeypatch, capsys
+):
+    monkeypatch.setattr("sys.argv", ["synthetic", f"--output_dir={tmp_path / 'out'}", flag])
 
-    assert (result.returncode, result.stdout) == (2, "")
-    assert re.fullmatch(message, result.stderr)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        synthetic.run()
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(message, printed.err)
 
 
 def test_a_search_without_a_time_is_rejected_and_a_row_without_one_takes_its_searchs(tmp_path):
