@@ -221,7 +221,8 @@ class Estimator:
         settings = {"train_files": "", **self._settings}
         train, model_config, optimizer, *_, method = build_configs(TRAINING_CONFIGS, settings)
         if trained_model.has_weights(self.model_dir):
-            model, _ = trained_model.load_network(self.model_dir, model_class=self._model_class)
+            network = trained_model.load_network(self.model_dir, model_class=self._model_class)
+            model = network.model
         else:
             model = load_method(method.method).build(
                 self.schema, model_config, seed=train.seed, model_class=self._model_class

@@ -54,43 +54,33 @@ def load_model(
     Raises:
       UserError: if there is no model, or the maps were fitted for other weights than the model's.
     """
-    settings, schema = (
-        model_directory.load_settings(model_dir),
-        model_directory.load_schema(model_dir),
-    )
-    model, weights = load_network(model_dir, model_class=model_class)
-    maps = _load_maps(model_dir, weights) if calibrated else {}
-    return TrainedModel(
-        model=build_calibrated(model, maps, negative_keep_rate=settings.negative_keep_rate),
-        schema=schema,
-        settings=settings,
-        weights=weights,
-        calibration=maps,
-    )
+    network = load_network(model_dir, model_class=model_class)
+    maps = _load_maps(model_dir, network.weights) if calibrated else {}
+    rate = network.settings.negative_keep_rate
+    model = build_calibrated(network.model, maps, negative_keep_rate=rate)
+    return dataclasses.replace(network, model=model, calibration=maps)
 
 
 def load_network(
     model_dir: str, *, model_class: type[EntireSpaceModel] = EntireSpaceModel
-) -> tuple[EntireSpaceModel, str]:
-    """Returns the model as it was trained, and the name of its weights.
+) -> TrainedModel:
+    """Returns the model as it was trained, neither calibrated nor corrected.
 
     Raises:
       UserError: if there is none.
     """
-    settings, schema = (
-        model_directory.load_settings(model_dir),
-        model_directory.load_schema(model_dir),
-    )
+    settings = model_directory.load_settings(model_dir)
     path = _latest_weights(model_dir)
     if path is None:
         raise UserError(
             f"{model_dir!r} has no trained weights yet. Run the training command again: it "
             "resumes where it stopped."
         )
+    schema = model_directory.load_schema(model_dir)
     method = load_method(settings.method.method)
     model = method.build(schema, settings.model, model_class=model_class)
     tf.train.Checkpoint(model=model).restore(path).expect_partial()
-    return model, _identity(path)
+    return TrainedModel(model=model, schema=schema, settings=settings, weights=_identity(path))
 
 
 def has_weights(model_dir: str) -> bool:
