@@ -37,10 +37,11 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a file on one worker, and on one all that starts Spark, whose Java goes on living."""
-    for item in items:
-        group = "spark" if item.get_closest_marker("spark") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Lets the files with slow tests begin, so that no worker is left with one at the end."""
+    slow = {
+        item.path for item in items if {"slow", "spark"} & {m.name for m in item.iter_markers()}
+    }
+    items.sort(key=lambda item: item.path not in slow)  # stable: a file stays together
 
 
 BuildGroup = Callable[[int, int], dict[str, Any]]

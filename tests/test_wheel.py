@@ -31,7 +31,7 @@ SCRIPTS = [
     "esmm-validate",
 ]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.slow
 
 
 def run(*command, cwd):

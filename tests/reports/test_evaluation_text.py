@@ -182,7 +182,9 @@ def test_a_value_of_a_slice_neither_breaks_its_line_nor_steers_the_terminal():
 def test_a_comparison_shows_differences_with_their_signs_intervals_and_p_values():
     scores = build_scores()
     other = scores.with_logits(scores.ctr_logits[::-1], scores.cvr_logits[::-1])
-    tasks = baseline.compare(evaluation.measure_tasks(scores), evaluation.measure_tasks(other))
+    tasks = baseline.compare_with_baseline(
+        evaluation.measure_tasks(scores), evaluation.measure_tasks(other)
+    )
 
     head, *rows = cells_of(evaluation_text.format_comparison(tasks))
 
@@ -203,7 +205,7 @@ def test_a_comparison_shows_differences_with_their_signs_intervals_and_p_values(
 
 def test_models_that_do_not_differ_have_no_interval_to_show():
     measured = evaluation.measure_tasks(build_scores(groups=None))
-    tasks = baseline.compare(measured, measured)
+    tasks = baseline.compare_with_baseline(measured, measured)
 
     rows = cells_of(evaluation_text.format_comparison(tasks))
 
@@ -214,7 +216,7 @@ def test_models_that_do_not_differ_have_no_interval_to_show():
 def test_a_comparison_of_what_is_not_defined_is_dashes():
     none = np.zeros(NUM_ROWS, np.uint8)
     measured = evaluation.measure_tasks(build_scores(click=none, conversion=none))
-    tasks = baseline.compare(measured, measured)
+    tasks = baseline.compare_with_baseline(measured, measured)
 
     rows = cells_of(evaluation_text.format_comparison(tasks))
 
