@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-
-# isort: split
 import grpc
 import numpy as np
 import tensorflow as tf

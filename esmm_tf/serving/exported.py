@@ -3,9 +3,6 @@
 import dataclasses
 import os
 
-import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-
-# isort: split
 from esmm_tf import files, keys
 from esmm_tf.errors import UserError
 from esmm_tf.model.feature_columns import tensor_names

@@ -5,9 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import esmm_tf.startup  # noqa: F401 - before everything that imports TensorFlow
-
-# isort: split
 from esmm_tf import keys
 from esmm_tf.config.serving import SkewConfig
 from esmm_tf.reports.tables import Cell, Column, Table, format_text, one_line
