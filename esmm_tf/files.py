@@ -117,10 +117,9 @@ def told_as_damaged(path: str, *, remedy: str) -> Iterator[None]:
         raise damaged(path, error, remedy=remedy) from None
 
 
-def damaged(path: str, error: object, *, remedy: str) -> UserError:
+def damaged(path: str, error: Exception, *, remedy: str) -> UserError:
     """Returns the error for a file whose content is not as it was written."""
-    shown = repr(error) if isinstance(error, Exception) else error
-    return UserError(f"{path} is damaged ({shown}). {remedy}")
+    return UserError(f"{path} is damaged ({error!r}). {remedy}")
 
 
 def _gfile() -> Any:

@@ -7,6 +7,7 @@ and what the serving signatures accept. `tfrecords_schema/README.md` defines its
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 
 from esmm_tf import keys
 from esmm_tf.errors import UserError
@@ -247,6 +248,21 @@ class Schema:
     def table(self, name: str) -> Table:
         """Returns the declared table, or the default table of a feature that shares none."""
         return next((t for t in self.tables if t.name == name), Table(name=name))
+
+    def with_vocabulary_files(self, replace: Callable[[Feature, str], str]) -> "Schema":
+        """Returns the schema with other paths of vocabulary files.
+
+        Args:
+          replace: returns the path to use, given the feature and its file's path.
+        """
+        features = []
+        for feature in self.features:
+            column = feature.column
+            if isinstance(column, VocabularyColumn) and column.file is not None:
+                column = dataclasses.replace(column, file=replace(feature, column.file))
+                feature = dataclasses.replace(feature, column=column)
+            features.append(feature)
+        return dataclasses.replace(self, features=tuple(features))
 
     def record_hash(self) -> str:
         """Returns a hash of what the records hold, 16 hex digits.

@@ -65,16 +65,13 @@ def save_schema(schema: schema_lib.Schema, directory: str, file_name: str) -> No
 
     The directory is self-contained: it can be copied to another machine.
     """
-    features = []
-    for feature in schema.features:
-        column = feature.column
-        if isinstance(column, columns.VocabularyColumn) and column.file is not None:
-            relative = f"{VOCABULARY_DIRECTORY}/{feature.name}.txt"
-            files.write_text(os.path.join(directory, relative), read_text(column.file))
-            column = dataclasses.replace(column, file=relative)
-            feature = dataclasses.replace(feature, column=column)
-        features.append(feature)
-    tree = _tree(dataclasses.replace(schema, features=tuple(features)))
+
+    def copy(feature: schema_lib.Feature, path: str) -> str:
+        relative = f"{VOCABULARY_DIRECTORY}/{feature.name}.txt"
+        files.write_text(os.path.join(directory, relative), read_text(path))
+        return relative
+
+    tree = _tree(schema.with_vocabulary_files(copy))
     files.write_text(os.path.join(directory, file_name), tomli_w.dumps(tree))
 
 

@@ -1,18 +1,16 @@
 """A version on disk, read back as `esmm_tf.export` wrote it."""
 
-import dataclasses
 import os
 
 from esmm_tf import files, keys
 from esmm_tf.errors import UserError
 from esmm_tf.model.feature_columns import tensor_names
 from esmm_tf.schema import toml_file
-from esmm_tf.schema.columns import VocabularyColumn
-from esmm_tf.schema.schema import Schema
+from esmm_tf.schema.schema import Feature, Schema
 from esmm_tf.serving import dense_inputs, model_card, saved_model
 from esmm_tf.serving.loaded_version import LoadedVersion
 from esmm_tf.serving.skew_causes import Export
-from esmm_tf.serving.versions import list_versions
+from esmm_tf.serving.versions import SAVED_MODEL, list_versions
 
 
 def load_export(export_dir: str, *, version: int) -> tuple[LoadedVersion, Export]:
@@ -31,7 +29,7 @@ def load_export(export_dir: str, *, version: int) -> tuple[LoadedVersion, Export
     path = os.path.join(export_dir, str(number))
     schema_path = os.path.join(path, "assets.extra", keys.SCHEMA_FILE)
     card_path = os.path.join(path, f"{model_card.FILE}.json")
-    for name in (os.path.join(path, "saved_model.pb"), schema_path, card_path):
+    for name in (os.path.join(path, SAVED_MODEL), schema_path, card_path):
         if not os.path.exists(name):
             raise UserError(
                 f"{name} is missing, so that {path!r} is no whole export of this release. Export "
@@ -49,15 +47,12 @@ def load_export(export_dir: str, *, version: int) -> tuple[LoadedVersion, Export
 
 def _with_vocabularies_of(schema: Schema, path: str) -> Schema:
     """Returns the schema with the vocabularies that the graph reads, which are its assets."""
-    features = []
-    for feature in schema.features:
-        column = feature.column
-        if isinstance(column, VocabularyColumn) and column.file is not None:
-            asset = os.path.join(path, "assets", os.path.basename(column.file))
-            if os.path.exists(asset):
-                column = dataclasses.replace(column, file=asset)
-        features.append(dataclasses.replace(feature, column=column))
-    return dataclasses.replace(schema, features=tuple(features))
+
+    def find_asset(_: Feature, file: str) -> str:
+        asset = os.path.join(path, "assets", os.path.basename(file))
+        return asset if os.path.exists(asset) else file
+
+    return schema.with_vocabulary_files(find_asset)
 
 
 def _read_widths(loaded: LoadedVersion, schema: Schema, path: str) -> dict[str, int]:

@@ -30,7 +30,6 @@ from esmm_tf.config.training import (
 )
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file, vocabulary_file
-from esmm_tf.schema.columns import VocabularyColumn
 from esmm_tf.schema.schema import Schema
 
 FORMAT_VERSION = 1
@@ -154,14 +153,7 @@ def is_same_schema(first: Schema, second: Schema) -> bool:
 
 def _with_vocabularies(schema: Schema) -> Schema:
     """Returns the schema with the text of each vocabulary in place of its path, for comparing."""
-    features = []
-    for feature in schema.features:
-        column = feature.column
-        if isinstance(column, VocabularyColumn) and column.file is not None:
-            column = dataclasses.replace(column, file=vocabulary_file.read_text(column.file))
-            feature = dataclasses.replace(feature, column=column)
-        features.append(feature)
-    return dataclasses.replace(schema, features=tuple(features))
+    return schema.with_vocabulary_files(lambda _, path: vocabulary_file.read_text(path))
 
 
 def load_schema(model_dir: str) -> Schema:
