@@ -4,7 +4,7 @@ VENV ?= .venv
 VENV_IO ?= .venv-io
 BIN := $(VENV)/bin
 WORKERS ?= 3
-PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --durations=40
+PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=40
 COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 .PHONY: help demo test test-fast test-io lint format compare sparsity expedia clean

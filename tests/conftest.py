@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,15 @@ def _context(name: str, dtype: str, column: columns.Column, **more: Any) -> sche
 
 def _impression(name: str, dtype: str, column: columns.Column, **more: Any) -> schema_lib.Feature:
     return schema_lib.Feature(name=name, side="impression", dtype=dtype, column=column, **more)
+
+
+@pytest.fixture(autouse=True)
+def _commands_end_without_ending_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a command that is called in this process end as where tensorflow-io is not installed.
+
+    Where it is, a command's last act is `os._exit`.
+    """
+    monkeypatch.delitem(sys.modules, "tensorflow_io", raising=False)
 
 
 @pytest.fixture
