@@ -88,3 +88,19 @@ def test_a_log_level_that_the_user_chose_is_kept():
     done = run_python(code, TF_CPP_MIN_LOG_LEVEL="0")
 
     assert (done.returncode, done.stdout) == (0, "0\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variables", [{}, {"TF_USE_LEGACY_KERAS": "1"}])
+def test_keras_3_is_not_loaded_before_a_user_asks_for_it(variables):
+    code = """
+import os, sys, esmm_tf.startup
+print("keras" in sys.modules, os.environ.get("TF_USE_LEGACY_KERAS"))
+import tensorflow as tf
+print(tf.keras.Model.__module__.split(".")[0])
+"""
+
+    done = run_python(code, **variables)
+
+    chosen = variables.get("TF_USE_LEGACY_KERAS")
+    assert done.stdout.split() == ["False", str(chosen), "tf_keras" if chosen else "keras"]
