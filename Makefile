@@ -5,13 +5,14 @@ VENV_IO ?= .venv-io
 BIN := $(VENV)/bin
 WORKERS ?= 3
 PYTEST := -m pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=40
-COVERAGE := --cov --cov-report=term:skip-covered --cov-fail-under=90
+COVERAGE ?=
+WITH_COVERAGE := $(if $(COVERAGE),--cov --cov-report=term:skip-covered --cov-fail-under=90)
 
 .PHONY: help demo test test-fast test-io lint format compare sparsity expedia clean
 
 help:
 	@echo "make demo       simulated logs -> records -> training -> calibration -> evaluation -> SavedModel"
-	@echo "make test       all tests, with line coverage"
+	@echo "make test       all tests; COVERAGE=1 measures line coverage too, in a fourth more time"
 	@echo "make test-fast  tests that neither train nor start processes"
 	@echo "make test-io    all tests but those of pipelines, whole comparisons and deployment on TensorFlow 2.17 with tensorflow-io"
 	@echo "make lint       ruff, mypy, the contract between layers"
@@ -47,7 +48,7 @@ demo: $(VENV)/.installed
 	@echo "Serving:  $(BIN)/python -m esmm_tf.serve --export_dir=demo/export"
 
 test: $(VENV)/.installed
-	$(BIN)/python $(PYTEST) $(COVERAGE)
+	$(BIN)/python $(PYTEST) $(WITH_COVERAGE)
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python $(PYTEST) -m 'not slow and not spark'
