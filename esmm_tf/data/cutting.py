@@ -1,5 +1,6 @@
 """Serialized groups into batches of whole groups, counted in impressions."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,17 @@ def cut(dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
     return batches.flat_map(tf.data.Dataset.from_tensor_slices)
 
 
+@functools.lru_cache(maxsize=8)
 def _cut_chunk(batch_size: int) -> Callable[..., Any]:
-    @tf.autograph.experimental.do_not_convert
+    """Returns the step of the scan as a graph function, traced once for all data sets."""
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([None], tf.string),
+            (tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.bool)),
+        ],
+    )
     def cut(
         pending: tf.Tensor, chunk: tuple[tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.RaggedTensor]:

@@ -88,6 +88,11 @@ class EntireSpaceModel(tf_keras.Model):
         return self.get_metrics_result()
 
     @tf.autograph.experimental.do_not_convert
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Updates weights and metrics with a batch and returns the metrics."""
+        return super().train_step(data)
+
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Updates the metrics of every task with a batch of all impressions and returns them."""
         features, labels, weight = tf_keras.utils.unpack_x_y_sample_weight(data)
