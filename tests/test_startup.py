@@ -1,4 +1,4 @@
-"""What reaches standard error while TensorFlow is imported."""
+"""What reaches standard error while TensorFlow is imported, and which Keras comes with it."""
 
 import os
 import subprocess
@@ -75,32 +75,33 @@ def test_an_import_that_fails_shows_everything(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_import_in_a_fresh_process_prints_nothing():
-    done = run_python("import esmm_tf.startup, sys; print('tensorflow' in sys.modules)")
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
-
-
-@pytest.mark.slow
-def test_a_log_level_that_the_user_chose_is_kept():
-    code = "import os, esmm_tf.startup; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
-
-    done = run_python(code, TF_CPP_MIN_LOG_LEVEL="0")
-
-    assert (done.returncode, done.stdout) == (0, "0\n")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variables", [{}, {"TF_USE_LEGACY_KERAS": "1"}])
-def test_keras_3_is_not_loaded_before_a_user_asks_for_it(variables):
+def test_a_fresh_command_shows_a_mistyped_flag_and_nothing_else_and_loads_no_keras_3():
     code = """
-import os, sys, esmm_tf.startup
-print("keras" in sys.modules, os.environ.get("TF_USE_LEGACY_KERAS"))
-import tensorflow as tf
-print(tf.keras.Model.__module__.split(".")[0])
+import os, runpy, sys
+sys.argv = ["train", "--model_dri=x"]
+try:
+    runpy.run_module("esmm_tf.train", run_name="__main__")
+finally:
+    print("tensorflow" in sys.modules, "keras" in sys.modules)
+    print(os.environ.get("TF_USE_LEGACY_KERAS"))
+    print(sys.modules["tensorflow"].keras.Model.__module__.split(".")[0])
 """
 
-    done = run_python(code, **variables)
+    done = run_python(code)
 
-    chosen = variables.get("TF_USE_LEGACY_KERAS")
-    assert done.stdout.split() == ["False", str(chosen), "tf_keras" if chosen else "keras"]
+    assert done.stderr.startswith("error: Unknown command line flag 'model_dri'. Did you mean: ")
+    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stdout.split()) == (2, ["True", "False", "None", "keras"])
+
+
+@pytest.mark.slow
+def test_what_the_user_chose_for_tensorflow_is_kept():
+    code = """
+import os, sys, esmm_tf.startup
+print(os.environ["TF_CPP_MIN_LOG_LEVEL"], os.environ["TF_USE_LEGACY_KERAS"])
+print("keras" in sys.modules, sys.modules["tensorflow"].keras.Model.__module__.split(".")[0])
+"""
+
+    done = run_python(code, TF_CPP_MIN_LOG_LEVEL="0", TF_USE_LEGACY_KERAS="1")
+
+    assert (done.returncode, done.stdout.split()) == (0, ["0", "1", "False", "tf_keras"])
