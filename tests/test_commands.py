@@ -1,14 +1,13 @@
 """The commands as a user starts them."""
 
+import contextlib
+import io
 import json
-import os
 import runpy
-import subprocess
+import shutil
 import sys
 
-import numpy as np
 import pytest
-import tensorflow as tf
 
 from esmm_tf import evaluate, export, predict
 from esmm_tf.config import flags
@@ -18,55 +17,62 @@ from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.estimator import estimator, evaluating
 
 
-def run_command(name, *args):
-    """Returns a finished `python -m esmm_tf.<name>`, started without this process's variables."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
-    return subprocess.run(
-        [sys.executable, "-m", f"esmm_tf.{name}", *args],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.fixture
 def copied(model_dir, tmp_path):
     """Returns a model directory that a test may write to."""
     directory = tmp_path / "model_dir"
-    subprocess.run(["cp", "-r", str(model_dir), str(directory)], check=True)  # noqa: S607
+    shutil.copytree(model_dir, directory)
     return directory
 
 
-@pytest.fixture
-def run_evaluate(scored_data):
-    """Returns a function that evaluates a model directory and reads its file."""
+@pytest.fixture(scope="module")
+def evaluated(model_dir, scored_data, tmp_path_factory):
+    """Returns a copied model directory that was evaluated with slices, and what was printed."""
+    directory = tmp_path_factory.mktemp("evaluated") / "model_dir"
+    shutil.copytree(model_dir, directory)
+    score = ScoreConfig(model_dir=str(directory), files=str(scored_data))
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        evaluate.main(score, EvaluateConfig(slices=("query", "sample")))
+    return directory, output.getvalue().splitlines()
 
-    def run(directory, **changes):
-        score = ScoreConfig(model_dir=str(directory), files=str(scored_data))
-        evaluate.main(score, EvaluateConfig(**changes))
-        return json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
 
-    return run
+def test_evaluate_writes_its_files_into_the_model_directory(evaluated, scored_data):
+    directory, lines = evaluated
 
-
-def test_evaluate_writes_its_files_into_the_model_directory(
-    copied, scored_data, run_evaluate, capsys
-):
-    result = run_evaluate(copied)
+    result = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
 
     assert result["impressions"] == 20
-    assert result["model_dir"] == str(copied)
+    assert result["model_dir"] == str(directory)
     assert result["files"] == [str(scored_data / "test-00000-of-00001.tfrecord")]
     assert result["negative_keep_rate"] == 1.0
     assert result["trained_impressions_per_second"] == 1234.5
     assert "comparison" not in result
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split()[0] == "task"
     assert lines[-2:] == [
         "trained at 1,234 impressions/s",
-        f"wrote {copied / 'evaluation.json'}, {copied / 'evaluation.scores.npz'}",
+        f"wrote {directory / 'evaluation.json'}, {directory / 'evaluation.scores.npz'}",
     ]
+
+
+def test_evaluate_shows_each_task_and_then_each_beside_the_truth(evaluated):
+    _, lines = evaluated
+
+    shown = [line.split()[0] for line in lines[:12] if line]
+
+    tasks = ["task", "ctr", "cvr_clicked", "ctcvr", "cvr_entire"]
+    assert shown == [*tasks, "beside", *tasks]
+
+
+def test_evaluate_measures_the_slices_that_are_named(evaluated):
+    directory, lines = evaluated
+
+    result = json.loads((directory / "evaluation.json").read_text(encoding="utf-8"))
+
+    assert list(result["slices"]) == ["query", "sample"]
+    assert set(result["slices"]["query"]) == {"shoes", "boots", "(missing)"}
+    assert set(result["slices"]["sample"]) == {str(sample) for sample in range(2000, 2020)}
+    shown = [line.split() for line in lines]
+    heads = [words[0] for words in shown if words and words[-1] == "impressions"]
+    assert heads == ["task", "query", "sample"]
 
 
 def test_evaluate_tells_no_rate_that_was_not_measured(
@@ -95,17 +101,6 @@ def test_evaluate_tells_no_rate_that_was_not_measured(
     assert not (copied / "evaluation.json").exists()
 
 
-def test_evaluate_measures_the_slices_that_are_named(copied, run_evaluate, capsys):
-    result = run_evaluate(copied, slices=("query", "sample"))
-
-    assert list(result["slices"]) == ["query", "sample"]
-    assert set(result["slices"]["query"]) == {"shoes", "boots", "(missing)"}
-    assert set(result["slices"]["sample"]) == {str(sample) for sample in range(2000, 2020)}
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    heads = [words[0] for words in shown if words and words[-1] == "impressions"]
-    assert heads == ["task", "query", "sample"]
-
-
 def test_one_baseline_is_given_and_not_two(capsys):
     argv = ["command", "--model_dir=m", "--files=f", "--baseline=a", "--baseline_model_dir=b"]
 
@@ -116,15 +111,22 @@ def test_one_baseline_is_given_and_not_two(capsys):
     assert "--baseline and --baseline_model_dir are both given. Give one of them." in error
 
 
-def test_predict_writes_a_row_an_impression(model_dir, scored_data, tmp_path, capsys):
+def test_predict_writes_a_row_an_impression_of_the_split(
+    model_dir, schema, build_group, tmp_path, capsys
+):
+    with DataSetWriter(str(tmp_path / "data"), schema, num_shards=1) as writer:
+        for first in (0, 7, 14):
+            writer.write("train", build_group(first, 7))
+        writer.write("test", build_group(100, 4))
     path = tmp_path / "predictions.jsonl"
-    score = ScoreConfig(model_dir=str(model_dir), files=str(scored_data), batch_size=7)
+    data = str(tmp_path / "data")
+    score = ScoreConfig(model_dir=str(model_dir), files=data, split="train", batch_size=7)
 
     predict.main(score, PredictConfig(output=str(path)))
 
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert [row["sample"] for row in rows] == list(range(2000, 2020))
-    assert capsys.readouterr().out == f"wrote 20 impressions to {path}\n"
+    assert [row["sample"] for row in rows] == list(range(21))
+    assert capsys.readouterr().out == f"wrote 21 impressions to {path}\n"
 
 
 def test_export_passes_the_model_and_the_version_on(
@@ -186,61 +188,6 @@ def test_records_of_another_schema_than_the_models_are_refused(
 
     error = capsys.readouterr().err
     assert error.startswith(f"error: The records in '{tmp_path}' were written with schema hash")
-
-
-@pytest.mark.slow
-def test_a_model_is_trained_measured_and_served_from_the_command_line(data_set, tmp_path):
-    model_dir = tmp_path / "model_dir"
-    flagfile = tmp_path / "train.flagfile"
-    flagfile.write_text(
-        f"--train_files={data_set}\n--validation_files={data_set}/test-*\n"
-        "--hidden_units=4\n--embedding_dim=2\n--batch_size=5\n--epochs=2\n",
-        encoding="utf-8",
-    )
-
-    commands = [
-        run_command("train", f"--flagfile={flagfile}", f"--model_dir={model_dir}"),
-        run_command("evaluate", f"--model_dir={model_dir}", f"--files={data_set}"),
-        run_command(
-            "predict",
-            f"--model_dir={model_dir}",
-            f"--files={data_set}",
-            "--split=train",
-            f"--output={tmp_path}/predictions.csv",
-        ),
-        run_command("export", f"--model_dir={model_dir}", f"--export_dir={tmp_path}/export"),
-    ]
-
-    assert [command.stderr for command in commands] == [""] * 4
-    assert [command.returncode for command in commands] == [0] * 4
-    shown = [command.stdout.splitlines() for command in commands]
-    assert shown[0][0].startswith("a feature alone reaches: ")
-    assert shown[0][1].startswith("epoch 1 of 2, train: loss ")
-    assert len(shown[0]) == 7
-    assert json.loads((model_dir / "evaluation.json").read_text())["impressions"] == 4
-    tasks = ["task", "ctr", "cvr_clicked", "ctcvr", "cvr_entire"]
-    assert [line.split()[0] for line in shown[1] if line] == [
-        *tasks,
-        "beside",
-        *tasks,
-        "trained",
-        "wrote",
-    ]
-    assert shown[2] == [f"wrote 39 impressions to {tmp_path}/predictions.csv"]
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 40
-    assert shown[3] == [f"wrote {tmp_path}/export/1"]
-    served = tf.saved_model.load(f"{tmp_path}/export/1").signatures["serving_default"]
-    empty = served(tf.constant([tf.train.Example().SerializeToString()]))
-    assert np.isfinite(empty["pctcvr"].numpy()).all()
-
-
-@pytest.mark.slow
-def test_a_users_mistake_is_one_line_and_exit_code_2():
-    done = run_command("train", "--model_dri=x")
-
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: Unknown command line flag 'model_dri'. Did you mean: ")
-    assert done.stderr.count("\n") == 1
 
 
 def test_a_model_directory_that_is_none_is_told_before_records_are_looked_for(monkeypatch, capsys):
