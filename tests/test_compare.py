@@ -39,7 +39,6 @@ NAMES = ("base", "division")  # both take pCTR from the CTR network
 SETTINGS = (
     f"--methods={','.join(NAMES)}",
     "--seeds=1",
-    "--fractions=0.5,1",
     "--epochs=1",
     "--learning_rates=0.01",
     "--hidden_units=4",
@@ -123,7 +122,7 @@ def test_a_killed_comparison_goes_on_and_keeps_what_was_finished(finished):
 
 
 @pytest.mark.slow
-def test_a_comparison_has_every_method_with_every_fraction(finished):
+def test_a_comparison_has_every_method(finished):
     output_dir, _, _ = finished
 
     tree = json.loads((output_dir / "comparison.json").read_text())
@@ -132,7 +131,7 @@ def test_a_comparison_has_every_method_with_every_fraction(finished):
     for found in tree["methods"].values():
         assert len(found["tasks"]["ctcvr"]["auc"]["values"]) == 1
         assert found["against_best_other"]["tasks"]["ctcvr"]["difference"] is not None
-    assert list(tree["fractions"]) == ["0.5", "1"]
+    assert list(tree["fractions"]) == ["1"]
     assert len(tree["methods"]["base"]["candidates"]) == 1
     assert len(tree["ctr_network"]["candidates"]) == 1
     assert tree["data"]["splits"]["test"]["impressions"] == 400
@@ -144,14 +143,11 @@ def test_candidates_meet_the_validation_split_and_only_the_chosen_ones_the_test_
 
     tested = written(output_dir, "test.json")
 
-    expected = {
-        f"{name}-lr0.01-fraction{fraction}-seed1" for name in NAMES for fraction in ("0.5", "1")
-    }
+    expected = {f"{name}-lr0.01-fraction1-seed1" for name in NAMES}
     assert set(tested) == expected
-    candidates = {name for name in expected if "fraction1" in name}
-    ctr_networks = ("ctr-lr0.01-fraction0.5-seed1", "ctr-lr0.01-fraction1-seed1")
-    assert set(written(output_dir, "validation.json")) == candidates | {ctr_networks[1]}
-    assert set(written(output_dir, "training.json")) == expected | set(ctr_networks)
+    candidates = expected | {"ctr-lr0.01-fraction1-seed1"}
+    assert set(written(output_dir, "validation.json")) == candidates
+    assert set(written(output_dir, "training.json")) == candidates
 
 
 @pytest.mark.slow
