@@ -18,16 +18,18 @@ from esmm_tf.config.training import (
     OptimizerConfig,
     TrainConfig,
 )
+from esmm_tf.data import input_fn
 from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
-from esmm_tf.evaluation import prediction
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
+from esmm_tf.serving import saved_model
 from esmm_tf.training import model_directory, run, trained_model
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
 USES_CTR = ("aman", "base", "division", "oversampling", "unbias")
-SERVED_AS_BASE = ("aman", "oversampling", "unbias")  # they have its network, by another sample
+SAMPLED = ("aman", "oversampling", "unbias")  # they have the network of base, by another sample
+NETWORKS = tuple(name for name in methods.names() if name not in SAMPLED)
 
 pytestmark = pytest.mark.slow
 
@@ -79,13 +81,23 @@ def data(tmp_path_factory):
     return directory
 
 
-def train(data, model_dir, method, *, ctr_model_dir=""):
+@pytest.fixture(scope="module")
+def batch(data):
+    """Returns the impressions of the split `test`, in the order of the file."""
+    source = find_source(str(data), split="test")
+    (parsed,) = input_fn.build_dataset(source, SCHEMA, InputConfig(batch_size=100))
+    return parsed
+
+
+def train(data, model_dir, method, *, ctr_model_dir="", validation_files=""):
     run.train(
-        TrainConfig(train_files=str(data), validation_files=str(data), model_dir=str(model_dir)),
+        TrainConfig(
+            train_files=str(data), validation_files=str(validation_files), model_dir=str(model_dir)
+        ),
         ModelConfig(embedding_dim=2, hidden_units=(4,)),
         OptimizerConfig(learning_rate=0.05),
         InputConfig(batch_size=20),
-        GuardConfig(),
+        GuardConfig(leak_impressions=0),
         MethodConfig(method=method, ctr_model_dir=str(ctr_model_dir)),
     )
 
@@ -93,14 +105,16 @@ def train(data, model_dir, method, *, ctr_model_dir=""):
 @pytest.fixture(scope="module")
 def ctr_dir(data, tmp_path_factory):
     directory = tmp_path_factory.mktemp("ctr") / "model"
-    train(data, directory, "ctr")
+    train(data, directory, "ctr", validation_files=data)
     return directory
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_a_method_is_trained_evaluated_and_served(name, data, ctr_dir, tmp_path, capsys):
-    model_dir = tmp_path / "model"
-    train(data, model_dir, name, ctr_model_dir=ctr_dir if name in USES_CTR else "")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_method_is_trained_evaluated_and_served(name, data, batch, ctr_dir, tmp_path, capsys):
+    model_dir = ctr_dir if name == "ctr" else tmp_path / "model"
+    if name != "ctr":
+        ctr_model_dir = ctr_dir if name in USES_CTR else ""
+        train(data, model_dir, name, ctr_model_dir=ctr_model_dir, validation_files=data)
     (entry,) = model_directory.load_history(str(model_dir))
 
     score = ScoreConfig(model_dir=str(model_dir), files=str(data))
@@ -111,36 +125,50 @@ def test_a_method_is_trained_evaluated_and_served(name, data, ctr_dir, tmp_path,
     assert np.isfinite(entry["validation"]["loss"])
     result = json.loads((model_dir / "evaluation.json").read_text(encoding="utf-8"))
     assert list(result["tasks"]) == ["ctr", "cvr_clicked", "ctcvr", "cvr_entire"]
-    clicks, expected = read_clicks(data), predict(model_dir, data)
-    auc = metrics.roc_auc_score(clicks, expected["pctr"])
+    trained = trained_model.load_model(str(model_dir))
+    expected = trained.model(batch.features)
+    auc = metrics.roc_auc_score(batch.labels["click"], expected["pctr"])
     assert result["tasks"]["ctr"]["auc"] == pytest.approx(auc, abs=0.01)  # rounding makes ties
     assert "predictions_above_1" not in result["tasks"]["ctr"]
     assert ("predictions_above_1" in result["tasks"]["cvr_clicked"]) == (name == "division")
     assert (tmp_path / "report" / "index.html").exists() == (name == "division")
     assert "cvr_entire" in capsys.readouterr().out
-    if name not in SERVED_AS_BASE:
-        config = ExportConfig(
-            model_dir=str(model_dir), export_dir=str(tmp_path / "export"), batch_sizes=(1,)
-        )
-        export.main(config)
-        assert_serves(tmp_path / "export" / "1", expected, data)
+    assert_serves(export_model(trained, model_dir, tmp_path / "export"), expected, data)
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_sample_of_the_impressions_trains_the_network_of_base(
+    name, data, batch, ctr_dir, tmp_path
+):
+    train(data, tmp_path, name, ctr_model_dir=ctr_dir)
+
+    (entry,) = model_directory.load_history(str(tmp_path))
+    labels = find_source(str(data), split="train").labels
+    drawn, clicks = entry["train"]["impressions"], labels.clicks
+    assert {
+        "aman": clicks < drawn < labels.impressions / 2 + clicks,
+        "oversampling": drawn == clicks + labels.conversions,
+        "unbias": 0 < drawn < clicks,
+    }[name]
+    outputs, of_ctr = (
+        trained_model.load_model(str(model_dir)).model(batch.features)
+        for model_dir in (tmp_path, ctr_dir)
+    )
+    np.testing.assert_allclose(outputs["pctr"], of_ctr["pctr"], rtol=1e-6)
+    assert np.ptp(outputs["pcvr"]) > 0  # before it is trained it is one half everywhere
+
+
+def export_model(trained, model_dir, directory):
+    """Returns the path of a SavedModel: of DIVISION, whose outputs are its own, by the command."""
+    if trained.settings.method.method != "division":
+        saved_model.save(trained.model, trained.schema, str(directory), widths={"tastes": 3})
+        return directory
+    export.main(ExportConfig(model_dir=str(model_dir), export_dir=str(directory), batch_sizes=(1,)))
+    return directory / "1"
 
 
 def read_records(data):
     return list(tf.data.TFRecordDataset(list(find_source(str(data), split="test").files)))
-
-
-def read_clicks(data):
-    examples = [tf.train.Example.FromString(record.numpy()) for record in read_records(data)]
-    return [example.features.feature["click"].int64_list.value[0] for example in examples]
-
-
-def predict(model_dir, data):
-    """Returns each probability of the impressions of the split `test`, in the order of the file."""
-    trained = trained_model.load_model(str(model_dir))
-    source = find_source(str(data), split="test")
-    columns = list(prediction.Prediction(trained.model, trained.schema, source, InputConfig()))
-    return {name: np.concatenate([c[name] for c in columns]) for name in PROBABILITIES}
 
 
 def assert_serves(path, expected, data):
