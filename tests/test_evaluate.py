@@ -17,6 +17,8 @@ from esmm_tf.training import trained_model
 
 NUM_ROWS = 20
 CLICK = np.tile([1, 0], 10).astype(np.uint8)
+LOG_RATIO = np.linspace(-2, 1, NUM_ROWS, dtype=np.float32)
+RATIOS = Divided(ctcvr_logits=LOG_RATIO[::-1].copy(), cvr_log_ratio=LOG_RATIO)
 
 
 def simulate(seed):
@@ -149,9 +151,7 @@ def test_scores_that_are_not_kept_leave_none_of_an_older_evaluation(models, run,
 def test_a_baseline_whose_pcvr_is_a_ratio_is_read_and_scored_again_alike(models, collected, run):
     by_model, _ = collected
     first, second = models
-    log_ratio = np.linspace(-2, 1, NUM_ROWS, dtype=np.float32)
-    divided = Divided(ctcvr_logits=log_ratio[::-1].copy(), cvr_log_ratio=log_ratio)
-    by_model[str(first)] = dataclasses.replace(by_model[str(first)], divided=divided)
+    by_model[str(first)] = dataclasses.replace(by_model[str(first)], divided=RATIOS)
     baseline = run(first)
 
     read = run(second, baseline=str(first / "evaluation.json"))
@@ -211,11 +211,17 @@ def test_a_baseline_of_other_labels_is_refused(models, collected, run):
     assert not (second / "evaluation.json").exists()
 
 
-@pytest.mark.usefixtures("collected")
-def test_a_page_with_plots_is_written_on_demand(models, run, capsys):
-    directory = models[0] / "report"
+def test_a_page_with_plots_is_written_on_demand_of_a_ratio_too(models, collected, run, capsys):
+    by_model, _ = collected
+    path, directory = str(models[0]), models[0] / "report"
+    truth = np.linspace(0.1, 0.9, NUM_ROWS, dtype=np.float32)
+    by_model[path] = dataclasses.replace(
+        by_model[path], divided=RATIOS, oracle={"oracle_pctr": truth, "oracle_pcvr": truth}
+    )
 
-    run(models[0], report_dir=str(directory))
+    result = run(models[0], report_dir=str(directory))
 
+    assert "cvr_entire" in result["tasks"]
+    assert result["tasks"]["cvr_clicked"]["predictions_above_1"] > 0
     assert "<html" in (directory / "index.html").read_text(encoding="utf-8")
     assert capsys.readouterr().out.endswith(f", {directory / 'index.html'}\n")

@@ -12,7 +12,13 @@ import esmm_tf
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.training import model_directory
 
-SMALL = {"embedding_dim": 2, "hidden_units": [4], "batch_size": 8, "on_miscalibration": "off"}
+SMALL = {
+    "embedding_dim": 2,
+    "hidden_units": [4],
+    "batch_size": 8,
+    "on_miscalibration": "off",
+    "leak_impressions": 0,
+}
 
 
 @pytest.fixture(scope="module")
