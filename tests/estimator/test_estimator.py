@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -56,43 +57,41 @@ def records(shop, tmp_path_factory):
 @pytest.fixture(scope="module")
 def estimator(shop, records, tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("estimator") / "model")
-    estimator = esmm_tf.Estimator(shop, model_dir=directory, epochs=2, **SMALL)
+    estimator = esmm_tf.Estimator(shop, model_dir=directory, **SMALL)
     estimator.train(records, validation_files=records)
     return estimator
 
 
-def test_training_returns_what_the_history_holds_and_prints_nothing(shop, records, tmp_path, capfd):
-    estimator = esmm_tf.Estimator(shop, model_dir=str(tmp_path), epochs=2, **SMALL)
-
-    history = estimator.train(records)
-
-    assert [epoch["train"]["impressions"] for epoch in history] == [240.0, 240.0]
-    assert history == json.loads((tmp_path / "history.json").read_text())
-    assert capfd.readouterr() == ("", "")
+@pytest.fixture(scope="module")
+def prediction(estimator, records):
+    return estimator.predict(records, batch_size=64)
 
 
-def test_a_training_goes_on_with_more_epochs(shop, records, tmp_path):
-    estimator = esmm_tf.Estimator(shop, model_dir=str(tmp_path), epochs=1, **SMALL)
-    first = estimator.train(records)
-
-    both = esmm_tf.Estimator.open(str(tmp_path)).train(epochs=2)
-
-    assert both[:1] == first
-    assert len(both) == 2
+@pytest.fixture(scope="module")
+def predicted(prediction):
+    """Returns the columns of `prediction`."""
+    return prediction.arrays()
 
 
-def test_a_verbose_estimator_says_what_the_command_says(shop, records, tmp_path, capfd):
-    esmm_tf.Estimator(shop, model_dir=str(tmp_path), verbose=True, **SMALL).train(records)
-
-    assert "epoch 1 of 1, train: loss " in capfd.readouterr().out
-
-
-def test_what_a_command_warns_of_is_a_warning_of_python(shop, records, tmp_path):
+def test_training_returns_what_the_history_holds_warns_in_python_and_goes_on_with_more_epochs(
+    shop, records, tmp_path, capfd
+):
     settings = SMALL | {"on_miscalibration": "warn", "calibration_band": 1.0001}
     estimator = esmm_tf.Estimator(shop, model_dir=str(tmp_path), **settings)
 
     with pytest.warns(UserWarning, match="calibration"):
-        estimator.train(records)
+        first = estimator.train(records)
+
+    assert [epoch["train"]["impressions"] for epoch in first] == [240.0]
+    assert first == json.loads((tmp_path / "history.json").read_text())
+    assert capfd.readouterr() == ("", "")
+
+    both = esmm_tf.Estimator.open(str(tmp_path), verbose=True).train(epochs=2)
+
+    assert both[:1] == first
+    assert len(both) == 2
+    assert both == json.loads((tmp_path / "history.json").read_text())
+    assert "epoch 2 of 2, train: loss " in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -118,7 +117,7 @@ def test_an_estimator_without_records_says_what_is_missing(tmp_path):
         esmm_tf.Estimator.open(str(tmp_path))
 
 
-def test_an_evaluation_is_returned_and_kept(estimator, records, capfd):
+def test_an_evaluation_is_returned_kept_and_drawn_for_a_notebook(estimator, records, capfd):
     evaluation = estimator.evaluate(records)
 
     kept = json.loads(pathlib.Path(estimator.model_dir, "evaluation.json").read_text())
@@ -128,37 +127,32 @@ def test_an_evaluation_is_returned_and_kept(estimator, records, capfd):
     assert evaluation.table().splitlines()[1].split()[0] == "ctr"
     assert capfd.readouterr() == ("", "")
 
-
-def test_an_evaluation_is_drawn_for_a_notebook(estimator, records):
-    plots = esmm_tf.plot_evaluation(estimator.evaluate(records))
+    plots = esmm_tf.plot_evaluation(evaluation)
 
     assert {"reliability_ctr", "roc_ctcvr", "precision_recall_ctr", "histogram_pcvr"} <= set(plots)
     assert all(plot._repr_png_().startswith(b"\x89PNG") for plot in plots.values())
 
 
-def test_predictions_are_arrays_or_a_file(estimator, records, tmp_path):
-    prediction = estimator.predict(records, batch_size=64)
+def test_predictions_are_arrays_or_a_file(prediction, predicted, tmp_path):
     path = tmp_path / "rows.jsonl"
 
-    arrays = prediction.arrays()
     num_rows = prediction.write(str(path))
 
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert list(arrays) == ["item", "pctr", "pcvr", "pctcvr"]
-    assert num_rows == len(rows) == len(arrays["pctr"]) == 240
-    np.testing.assert_array_equal(np.float32([row["pctr"] for row in rows]), arrays["pctr"])
+    assert list(predicted) == ["item", "pctr", "pcvr", "pctcvr"]
+    assert num_rows == len(rows) == len(predicted["pctr"]) == 240
+    np.testing.assert_array_equal(np.float32([row["pctr"] for row in rows]), predicted["pctr"])
 
 
-def test_an_opened_estimator_predicts_as_the_one_that_was_trained(estimator, records):
+def test_an_opened_estimator_predicts_as_the_one_that_was_trained(estimator, records, predicted):
     opened = esmm_tf.Estimator.open(estimator.model_dir)
 
     assert opened.schema == estimator.schema
-    np.testing.assert_array_equal(
-        opened.predict(records).arrays()["pctcvr"], estimator.predict(records).arrays()["pctcvr"]
-    )
+    again = opened.predict(records, batch_size=64).arrays()
+    np.testing.assert_array_equal(again["pctcvr"], predicted["pctcvr"])
 
 
-def test_the_keras_model_gives_what_is_predicted(estimator, records):
+def test_the_keras_model_gives_what_is_predicted(estimator, records, predicted):
     batches = esmm_tf.open_records(records, split="test", batch_size=1000)
     (features, _), *others = batches
 
@@ -166,22 +160,20 @@ def test_the_keras_model_gives_what_is_predicted(estimator, records):
 
     assert not others
     assert isinstance(estimator.keras_model, tf_keras.Model)
-    np.testing.assert_allclose(
-        outputs["pctr"], estimator.predict(records).arrays()["pctr"], rtol=1e-6
-    )
+    np.testing.assert_allclose(outputs["pctr"], predicted["pctr"], rtol=1e-6)
 
 
-def test_a_model_that_was_tuned_by_hand_is_kept(shop, records, tmp_path):
-    estimator = esmm_tf.Estimator(shop, model_dir=str(tmp_path), **SMALL)
-    estimator.train(records)
-    before = estimator.predict(records).arrays()["pctr"]
+def test_a_model_that_was_tuned_by_hand_is_kept(estimator, records, predicted, tmp_path):
+    model_dir = tmp_path / "model"
+    shutil.copytree(estimator.model_dir, model_dir)
+    tuned = esmm_tf.Estimator.open(str(model_dir))
 
-    estimator.keras_model.fit(esmm_tf.open_records(records, batch_size=8), verbose=0)
-    estimator.save_weights()
+    tuned.keras_model.fit(esmm_tf.open_records(records, batch_size=8), verbose=0)
+    tuned.save_weights()
 
-    after = esmm_tf.Estimator.open(str(tmp_path)).predict(records).arrays()["pctr"]
-    assert np.abs(after - before).max() > 1e-4
-    assert len(list((tmp_path / model_directory.WEIGHTS).glob("*.index"))) == 1
+    after = esmm_tf.Estimator.open(str(model_dir)).predict(records).arrays()["pctr"]
+    assert np.abs(after - predicted["pctr"]).max() > 1e-4
+    assert len(list((model_dir / model_directory.WEIGHTS).glob("*.index"))) == 1
 
 
 def test_weights_need_a_model_directory(shop, tmp_path):
