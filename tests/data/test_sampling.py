@@ -1,16 +1,15 @@
 """How many copies of an impression are drawn, and what of a batch comes along with them."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from esmm_tf.config.training import InputConfig
-from esmm_tf.data import input_fn, parsing, records, sampling
+from esmm_tf.data import parsing, records, sampling
 from esmm_tf.data.batch import Batch
 from esmm_tf.data.sampling import LabelCounts, Sampler, Sampling, take_impressions
-from esmm_tf.data.source import find_source
 
 # An unclicked impression, a click, a conversion, and a conversion whose click was lost.
 LABELS = {
@@ -51,13 +50,13 @@ def expect_share(counts, share, of):
     np.testing.assert_array_less(np.abs(counts - share * of), 5 * np.sqrt(share * (1 - share) * of))
 
 
-@pytest.fixture
-def batch(data_set, schema):
-    """Returns the samples 0 to 38 in 12 groups, such as 3 to 5 and 13."""
-    source = find_source(str(data_set), split="train")
-    dataset = input_fn.build_dataset(source, schema, InputConfig(batch_size=1000), carry=True)
-    (parsed,) = dataset
-    return parsed
+@pytest.fixture(scope="module")
+def batch(schema, build_group):
+    """Returns the samples 0 to 38 in groups of 1, 2, 3, 7, ..., such as 3 to 5 and 13."""
+    sizes = (1, 2, 3, 7) * 3
+    ends = itertools.accumulate(sizes)
+    groups = [build_group(end - size, size) for size, end in zip(sizes, ends, strict=True)]
+    return parse(groups, schema)
 
 
 def rows_of(batch, samples):

@@ -24,7 +24,7 @@ from esmm_tf.metrics.task import Space
 from esmm_tf.reports.task_metrics import MetricDifference
 
 NUM_GROUPS = 200
-RESAMPLES = 500
+RESAMPLES = 250
 SCIKIT_LEARN = {
     "auc": reference.roc_auc_score,
     "average_precision": reference.average_precision_score,
