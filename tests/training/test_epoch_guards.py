@@ -1,5 +1,6 @@
 """What guards make of the metrics of a step and of an epoch."""
 
+import dataclasses
 import math
 import types
 
@@ -33,13 +34,21 @@ def model(*, step=0, weights=(0.0,)):
     )
 
 
-def build_guards(tmp_path, *, step=0, weights=(0.0,), tasks=keys.TASKS, **settings):
+def build_guards(
+    tmp_path,
+    *,
+    step=0,
+    weights=(0.0,),
+    tasks=keys.TASKS,
+    save_batch="Saved {} {}.".format,
+    **settings,
+):
     """Returns the guards of an epoch of 200 impressions; saving a batch says which."""
     guards = epoch_guards.EpochGuards(
         GuardConfig(**settings),
         writer=tf.summary.create_file_writer(str(tmp_path)),
         impressions=200,
-        save_batch="Saved {} {}.".format,
+        save_batch=save_batch,
         tasks=tasks,
     )
     guards.set_model(model(step=step, weights=weights))
@@ -147,6 +156,52 @@ def test_a_guard_warns_once_an_epoch_however_many_steps_it_sees(tmp_path, capsys
         "warning: A conversion needs a click",
         "warning: A head must tell impressions apart",
     ]
+
+
+BROKEN = {"unnested_labels": 3.0, "loss": math.inf, "ctr_logits_std": 0.0, "ctr_calibration": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "message"),
+    [
+        ({"unnested_labels": 3.0}, {}, "A conversion needs a click.* --on_unnested_labels=warn"),
+        (
+            {"ctr_logits_std": 0.0},
+            {"on_collapsed_head": "stop"},
+            "A head must tell impressions apart.* --on_collapsed_head=warn",
+        ),
+    ],
+)
+def test_a_guard_can_stop_a_step(tmp_path, changes, settings, message):
+    guards = build_guards(tmp_path, step=500, **settings)
+
+    with pytest.raises(UserError, match=rf"^{message}\.$"):
+        guards.on_train_batch_end(0, LOGS | changes)
+
+
+def test_guards_that_are_off_say_nothing_and_save_no_batch(tmp_path, capsys):
+    saved = []
+    guards = build_guards(
+        tmp_path,
+        step=500,
+        weights=(math.nan,),
+        save_batch=lambda *batch: saved.append(batch),
+        **{
+            field.name: "off"
+            for field in dataclasses.fields(GuardConfig)
+            if field.name[:3] == "on_"
+        },
+    )
+
+    guards.on_train_begin()
+    guards.on_train_batch_end(0, LOGS | BROKEN)
+    guards.on_train_end()
+    guards.on_test_batch_end(0, LOGS | BROKEN)
+    judge_epoch(guards, LOGS | BROKEN, LOGS | BROKEN)
+
+    assert capsys.readouterr().err == ""
+    assert saved == []
+    assert read_scalars(tmp_path)["guard/ctr_calibration"] == (500, 9.0)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """A data set that is broken in each way is caught while a model trains on it; a healthy one is not.
 
-Each break is met by a run that stops; runs that warn and that look away meet some at once.
+Each broken data set is met by a run that one guard stops, and that goes on when all of them warn.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
+import pathlib
 import re
 import shutil
 from collections.abc import Callable
@@ -28,7 +31,14 @@ from esmm_tf.data.writer import DataSetWriter, ShardWriter
 from esmm_tf.errors import UserError
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn, NumericColumn
 from esmm_tf.schema.schema import Feature, Schema
-from esmm_tf.training import model_directory, run, trained_model, used_shards
+from esmm_tf.training import (
+    data_guards,
+    model_directory,
+    run,
+    trained_model,
+    trainer,
+    used_shards,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -87,22 +97,18 @@ def train(
     data,
     model_dir,
     *,
-    validation_files=None,
     epochs=1,
-    early_stopping_patience=0,
-    learning_rate=0.001,
     **guards,
 ):
     run.train(
         TrainConfig(
             train_files=str(data),
-            validation_files=str(validation_files or data),
+            validation_files=str(data),
             model_dir=str(model_dir),
             epochs=epochs,
-            early_stopping_patience=early_stopping_patience,
         ),
         ModelConfig(embedding_dim=2, hidden_units=(4,)),
-        OptimizerConfig(learning_rate=learning_rate),
+        OptimizerConfig(),
         InputConfig(batch_size=SIZE, num_readers=1),
         GuardConfig(**guards),
     )
@@ -138,9 +144,9 @@ def overflow(group, number):
     return group
 
 
-def leak_and_unnest(group, number):
-    """Makes the item tell the click, and converts an impression without one in one group of 20."""
-    group = unnest(group, number)
+def spoil(group, number):
+    """Breaks labels and a price, and makes the item tell the click."""
+    group = overflow(unnest(group, number), number)
     return group | {"item": 2 * (group["item"] // 2) + group["click"]}
 
 
@@ -151,20 +157,19 @@ def click_less(group, number):
     return group | {"click": click, "conversion": np.zeros(SIZE, np.int64)}
 
 
-def write_leaking(directory):
-    """Writes a data set of wrong labels that an item tells, validated on the training shard."""
-    write_data(directory, train=leak_and_unnest)
+def write_spoilt(directory):
+    """Writes a data set of wrong labels and numbers that is validated on the training shard."""
+    write_data(directory, train=spoil)
     shutil.copyfile(directory / SHARD["train"], directory / SHARD["validation"])
 
 
-# How to write each broken data set, and the guards that find it so.
+# How to write each broken data set.
 DATA_SETS = {
-    "leaking": write_leaking,
+    "spoilt": write_spoilt,
     # Heads are judged after 100 steps.
     "empty": lambda directory: write_data(
-        directory, train=empty, validation=click_less, num_groups=120
+        directory, train=empty, validation=click_less, num_groups=110
     ),
-    "infinite": lambda directory: write_data(directory, train=overflow),
 }
 
 
@@ -180,7 +185,7 @@ class Break:
 
 BREAKS = {
     "unnested_labels": Break(
-        "leaking",
+        "spoilt",
         r"A conversion needs a click, and 1 of the first \d+ conversions of train have none\. Set ",
         "unnested_labels",
         lambda value: value >= 1,
@@ -194,7 +199,7 @@ BREAKS = {
         lambda value: value < 1e-4,
     ),
     "non_finite_loss": Break(
-        "infinite",
+        "spoilt",
         r"Loss and logits must be finite, and at step (\d+), batch \1 of train, "
         r"(some logits are infinite|the loss is nan)\. The weights were finite when the epoch "
         r"began\. The 10 impressions of its batch and the one before are saved in "
@@ -203,7 +208,7 @@ BREAKS = {
         lambda value: value == 1,
     ),
     "label_like_feature": Break(
-        "leaking",
+        "spoilt",
         r"A feature alone predicts a label with an AUC up to --leak_auc=0\.95, and 'item' has "
         r"ctr_auc 1\.0000\. It knows the answer: remove it from the schema, ",
         "leak_auc",
@@ -217,7 +222,7 @@ BREAKS = {
         lambda value: 4 < value < 6,
     ),
     "shared_data": Break(
-        "leaking",
+        "spoilt",
         r"Validation needs impressions that are not trained on, and 1 of 1 validation shards are: "
         r"'.*/validation-00000-of-00001\.tfrecord' holds the same as "
         r"'.*/train-00000-of-00001\.tfrecord'\. Name other files with --validation_files\.",
@@ -225,7 +230,6 @@ BREAKS = {
         lambda value: value == 1,
     ),
 }
-GUARDS = pytest.mark.parametrize("guard", list(BREAKS))
 
 
 @pytest.fixture(scope="module")
@@ -242,77 +246,150 @@ def healthy(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("healthy") / "data")
 
 
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """What a guard that ended a run has said and left."""
+
+    message: str
+    scalars: dict[str, float]
+    history: list
+
+
+def stop(guard, data, model_dir):
+    """Trains with one guard that stops the run and others that are off."""
+    actions = {f"on_{name}": "stop" if name == guard else "off" for name in BREAKS}
+    with pytest.raises(UserError) as stopped:
+        train(data, model_dir, **actions)
+    return Stopped(
+        message=str(stopped.value),
+        scalars=read_guards(model_dir),
+        history=model_directory.load_history(str(model_dir)),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that one guard stopped, and what it said when it was started again and all warned."""
+
+    stopped: Stopped
+    model_dir: pathlib.Path
+    warnings: list[str]
+
+
+def start_twice(guard, data, model_dir, *, epochs=1):
+    """Returns a run of the guards that find the data set of `guard` broken; others are off."""
+    stopped = stop(guard, data, model_dir)
+    name = BREAKS[guard].data_set
+    actions = {f"on_{g}": "warn" if case.data_set == name else "off" for g, case in BREAKS.items()}
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        train(data, model_dir, epochs=epochs, **actions)
+    return Run(stopped=stopped, model_dir=model_dir, warnings=told.getvalue().splitlines())
+
+
+@pytest.fixture(scope="module")
+def runs(broken, tmp_path_factory):
+    """Returns a run on each broken data set; the weights of one are broken by its second epoch."""
+    directory = tmp_path_factory.mktemp("runs")
+    return {
+        "spoilt": start_twice("unnested_labels", broken["spoilt"], directory / "spoilt", epochs=2),
+        "empty": start_twice("miscalibration", broken["empty"], directory / "empty"),
+    }
+
+
+def assert_stopped(guard, stopped):
+    """Asserts that a guard ended a run before its weights were saved."""
+    case = BREAKS[guard]
+    assert re.match(
+        f"^{case.message}.* To go on all the same, give --on_{guard}=warn\\.$", stopped.message
+    )
+    assert case.is_bad(stopped.scalars[case.scalar])
+    assert stopped.history == []
+
+
 def test_every_guard_of_training_has_a_broken_data_set():
     names = {field.name for field in dataclasses.fields(GuardConfig)}
 
     assert {f"on_{guard}" for guard in BREAKS} == {n for n in names if n.startswith("on_")}
 
 
-@GUARDS
-def test_a_broken_data_set_stops_the_run_before_its_weights_are_saved(guard, broken, tmp_path):
-    case = BREAKS[guard]
-    others = {f"on_{other}": "off" for other in BREAKS if other != guard}
-    message = f"^{case.message}.* To go on all the same, give --on_{guard}=warn\\.$"
+@pytest.mark.parametrize("guard", ["shared_data", "label_like_feature"])
+def test_a_guard_of_data_stops_the_run_before_it_trains(guard, broken, tmp_path):
+    stopped = stop(guard, broken[BREAKS[guard].data_set], tmp_path)
 
-    with pytest.raises(UserError, match=message):
-        train(broken[case.data_set], tmp_path, **others, **{f"on_{guard}": "stop"})
-
-    assert case.is_bad(read_guards(tmp_path)[case.scalar])
-    assert model_directory.load_history(str(tmp_path)) == []
+    assert_stopped(guard, stopped)
 
 
-@pytest.mark.parametrize("name", DATA_SETS)
-def test_a_broken_data_set_is_warned_of_and_the_run_goes_on(name, broken, tmp_path, capsys):
-    cases = {guard: case for guard, case in BREAKS.items() if case.data_set == name}
-    others = {f"on_{other}": "off" for other in BREAKS if other not in cases}
+@pytest.mark.parametrize("guard", ["unnested_labels", "miscalibration"])
+def test_a_guard_of_steps_or_epochs_stops_the_run_before_its_weights_are_saved(guard, runs):
+    stopped = runs[BREAKS[guard].data_set].stopped
 
-    train(broken[name], tmp_path, **others, **{f"on_{guard}": "warn" for guard in cases})
-
-    warnings = capsys.readouterr().err.splitlines()
-    assert len(warnings) == len(cases)
-    for case in cases.values():
-        assert any(re.match(f"warning: {case.message}", warning) for warning in warnings)
-        assert case.is_bad(read_guards(tmp_path)[case.scalar])
-    assert len(model_directory.load_history(str(tmp_path))) == 1
+    assert_stopped(guard, stopped)
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_a_guard_that_is_off_says_nothing(name, broken, tmp_path, capsys):
-    train(broken[name], tmp_path, **{f"on_{guard}": "off" for guard in BREAKS})
+def test_a_run_that_a_guard_stopped_meets_it_again_and_goes_on_when_it_only_warns(name, runs):
+    cases = [case for case in BREAKS.values() if case.data_set == name]
 
-    assert capsys.readouterr().err == ""
-    assert len(model_directory.load_history(str(tmp_path))) == 1
-    assert not (tmp_path / "offending_batch").exists()
+    run = runs[name]
+
+    scalars = read_guards(run.model_dir)
+    for case in cases:
+        assert any(re.match(f"warning: {case.message}", warning) for warning in run.warnings)
+        assert case.is_bad(scalars[case.scalar])
 
 
-def test_a_healthy_data_set_triggers_no_guard(healthy, tmp_path, capsys):
-    train(healthy, tmp_path, epochs=2, **{f"on_{guard}": "stop" for guard in BREAKS})
-
-    output = capsys.readouterr()
-    assert output.err == ""
-    assert output.out.startswith("a feature alone reaches: ctr_auc 0.")
-    scalars = read_guards(tmp_path)
-    assert {name: scalars[name] for name in ("unnested_labels", "non_finite_loss")} == {
-        "unnested_labels": 0,
-        "non_finite_loss": 0,
+def test_each_guard_warns_once_an_epoch(runs):
+    starts = {name: [w.split(",")[0] for w in run.warnings] for name, run in runs.items()}
+    epochs = {
+        name: len(model_directory.load_history(str(run.model_dir))) for name, run in runs.items()
     }
-    assert scalars["shared_shards"] == 0
-    assert 0.5 < scalars["leak_auc/item"] <= scalars["leak_auc"] < 0.95
-    assert min(scalars["ctr_logits_std"], scalars["cvr_logits_std"]) > 1e-4
-    assert 0.5 < scalars["ctr_calibration"] < 2
-    assert 0.5 < scalars["ctcvr_calibration"] < 2
+
+    labels, loss = "warning: A conversion needs a click", "warning: Loss and logits must be finite"
+    assert starts["spoilt"] == [
+        "warning: Validation needs impressions that are not trained on",
+        "warning: A feature alone predicts a label with an AUC up to --leak_auc=0.95",
+        labels,
+        loss,
+        loss,
+        labels,
+    ]
+    assert len(starts["empty"]) == 2
+    assert epochs == {"spoilt": 2, "empty": 1}
 
 
-def test_the_offending_batch_is_a_data_set_of_its_own(broken, tmp_path):
-    with pytest.raises(UserError, match="saved in"):
-        train(broken["infinite"], tmp_path)
+def test_the_offending_batch_is_a_data_set_of_its_own(runs):
+    source = find_source(str(runs["spoilt"].model_dir / "offending_batch"), split="train")
 
-    source = find_source(str(tmp_path / "offending_batch"), split="train")
     check_schema(source, SCHEMA)
     (batch,) = input_fn.build_dataset(source, SCHEMA, InputConfig())
     assert source.impressions == len(batch.labels["click"]) == 2 * SIZE
     is_infinite = np.isinf(batch.features["price"].numpy())
     assert np.flatnonzero(is_infinite).tolist() == [SIZE + 2]
+
+
+def test_an_epoch_that_begins_with_broken_weights_blames_no_batch(runs):
+    first, second = (w for w in runs["spoilt"].warnings if "must be finite" in w)
+
+    assert "saved in" in first
+    assert "at step 61, batch 1 of train, the loss is nan. The weights were not finite" in second
+    assert "saved in" not in second
+
+
+def test_a_guard_of_data_that_is_off_says_nothing(broken, tmp_path, capsys):
+    source, validation = (
+        find_source(str(broken["spoilt"]), split=split) for split in ("train", "validation")
+    )
+    data = used_shards.identify_data(source, validation, early_stopping=False)
+    off = GuardConfig(on_shared_data="off", on_label_like_feature="off")
+    unseen = GuardConfig(on_label_like_feature="stop", leak_impressions=0)
+
+    with tf.summary.create_file_writer(str(tmp_path / "tensorboard" / "train")).as_default() as w:
+        data_guards.check_shards(data, off, w)
+        data_guards.check_features(source, SCHEMA, off, w)
+        data_guards.check_features(source, SCHEMA, unseen, w)
+
+    assert capsys.readouterr() == ("", "")
+    assert read_guards(tmp_path) == {"shared_shards": 1}
 
 
 def test_a_validation_batch_that_breaks_the_loss_is_saved(tmp_path):
@@ -323,7 +400,7 @@ def test_a_validation_batch_that_breaks_the_loss_is_saved(tmp_path):
     )
 
     with pytest.raises(UserError, match=message):
-        train(data, tmp_path / "model")
+        train(data, tmp_path / "model", leak_impressions=0)
 
     source = find_source(str(tmp_path / "model" / "offending_batch"), split="validation")
     assert source.impressions == SIZE
@@ -336,89 +413,64 @@ def test_weights_that_the_last_step_spoils_are_not_saved(healthy, tmp_path):
             ModelConfig(embedding_dim=2, hidden_units=(4,)),
             OptimizerConfig(learning_rate=1e39),  # infinite in float32
             InputConfig(batch_size=NUM_GROUPS * SIZE),
-            GuardConfig(),
+            GuardConfig(leak_impressions=0),
         )
 
     with pytest.raises(UserError, match="has no trained weights yet"):
         trained_model.load_model(str(tmp_path))
 
 
-def test_an_epoch_that_begins_with_broken_weights_blames_no_batch(broken, tmp_path, capsys):
-    train(broken["infinite"], tmp_path, epochs=2, on_non_finite_loss="warn")
-
-    first, second = capsys.readouterr().err.splitlines()
-    assert "saved in" in first
-    assert "at step 61, batch 1 of train, the loss is nan. The weights were not finite" in second
-    assert "saved in" not in second
-
-
-def test_a_run_that_a_guard_stopped_goes_on_when_the_guard_only_warns(broken, tmp_path, capsys):
-    with pytest.raises(UserError, match="A conversion needs a click"):
-        train(broken["leaking"], tmp_path, on_shared_data="off")
-
-    train(broken["leaking"], tmp_path, on_shared_data="off", on_unnested_labels="warn")
-
-    assert capsys.readouterr().err.count("warning: A conversion needs a click") == 1
-    assert len(model_directory.load_history(str(tmp_path))) == 1
-
-
-def test_a_run_that_a_guard_stopped_after_an_epoch_is_stopped_again(broken, tmp_path):
-    for _ in range(2):
-        with pytest.raises(UserError, match="Mean prediction / mean label must lie in"):
-            train(broken["empty"], tmp_path, on_miscalibration="stop")
-
-    assert model_directory.load_history(str(tmp_path)) == []
-
-
-def test_a_resumed_run_does_not_look_for_leaks_again(broken, tmp_path, capsys):
-    others = {"on_shared_data": "off", "on_unnested_labels": "off"}
-    train(broken["leaking"], tmp_path, **others)
-    capsys.readouterr()
-
-    train(broken["leaking"], tmp_path, epochs=2, **others)
-
-    output = capsys.readouterr()
-    assert output.err == ""
-    assert "resuming after epoch 1 of 2" in output.out
-    assert "a feature alone" not in output.out
-
-
-def test_no_impressions_to_look_at_mean_no_search_for_leaks(broken, tmp_path, capsys):
-    guards = {"on_label_like_feature": "stop", "on_shared_data": "off", "on_unnested_labels": "off"}
-
-    train(broken["leaking"], tmp_path, leak_impressions=0, **guards)
-
-    assert "a feature alone" not in capsys.readouterr().out
-    assert "leak_auc" not in read_guards(tmp_path)
-
-
 @pytest.fixture(scope="module")
-def trained_once(healthy, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("trained") / "model"
-    train(healthy, directory)
-    return directory
+def trained(healthy, tmp_path_factory):
+    """Returns the directory of a model that no guard stopped; beside it is its output."""
+    model_dir = tmp_path_factory.mktemp("trained") / "model"
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as output,
+        contextlib.redirect_stderr(io.StringIO()) as told,
+    ):
+        train(healthy, model_dir, **{f"on_{guard}": "stop" for guard in BREAKS})
+    (model_dir.parent / "stdout").write_text(output.getvalue(), encoding="utf-8")
+    (model_dir.parent / "stderr").write_text(told.getvalue(), encoding="utf-8")
+    return model_dir
 
 
-@pytest.fixture
-def trained_copy(trained_once, tmp_path):
-    """Returns the directory of a trained model that a test may write to."""
-    return shutil.copytree(trained_once, tmp_path / "model")
+def test_a_healthy_data_set_triggers_no_guard(trained):
+    output, told = ((trained.parent / name).read_text() for name in ("stdout", "stderr"))
+
+    assert told == ""
+    assert output.startswith("a feature alone reaches: ctr_auc 0.")
+    scalars = read_guards(trained)
+    assert {name: scalars[name] for name in ("unnested_labels", "non_finite_loss")} == {
+        "unnested_labels": 0,
+        "non_finite_loss": 0,
+    }
+    assert scalars["shared_shards"] == 0
+    assert 0.5 < scalars["leak_auc/item"] <= scalars["leak_auc"] < 0.95
+    assert min(scalars["ctr_logits_std"], scalars["cvr_logits_std"]) > 1e-4
+    assert 0.5 < scalars["ctr_calibration"] < 2
+    assert 0.5 < scalars["ctcvr_calibration"] < 2
 
 
-def test_a_model_knows_on_which_shards_it_was_trained(healthy, trained_once):
-    data = used_shards.load_data(str(trained_once))
+def test_a_model_knows_on_which_shards_it_was_trained(healthy, trained):
+    data = used_shards.load_data(str(trained))
 
     assert [shard.file for shard in data.train] == [str(healthy / SHARD["train"])]
     assert [shard.file for shard in data.validation] == [str(healthy / SHARD["validation"])]
     assert data.early_stopping is False
 
 
-@pytest.fixture(scope="module")
-def stopped_early(healthy, tmp_path_factory):
+@pytest.fixture
+def trained_copy(trained, tmp_path):
+    """Returns the directory of a trained model that a test may write to."""
+    return shutil.copytree(trained, tmp_path / "model")
+
+
+@pytest.fixture
+def stopped_early(trained_copy):
     """Returns the directory of a model whose training the validation split may have ended."""
-    directory = tmp_path_factory.mktemp("stopped") / "model"
-    train(healthy, directory, epochs=1, early_stopping_patience=1)
-    return directory
+    data = used_shards.load_data(str(trained_copy))
+    used_shards.save_data(dataclasses.replace(data, early_stopping=True), str(trained_copy))
+    return trained_copy
 
 
 def evaluate_on(model_dir, data, *, split, **changes):
@@ -441,24 +493,20 @@ def test_evaluation_on_data_of_early_stopping_is_refused_when_asked(healthy, sto
     assert read_guards(stopped_early, "evaluation")["used_shards"] == 1
 
 
-def test_evaluation_on_data_of_early_stopping_is_warned_of(healthy, stopped_early, capsys):
+def test_evaluation_on_data_of_early_stopping_and_calibration_is_warned_of(
+    healthy, stopped_early, capsys
+):
+    calibrate.main(CalibrateConfig(model_dir=str(stopped_early), files=str(healthy)))
+    assert capsys.readouterr().err == ""
+
     evaluate_on(stopped_early, healthy, split="validation")
 
     (warning,) = capsys.readouterr().err.splitlines()
     assert warning.startswith("warning: A model is measured or calibrated on impressions that it ")
+    assert "1 of 1 shards were used for early stopping" in warning
+    assert "1 of 1 shards were used for calibration" in warning
     found = json.loads((stopped_early / "evaluation.json").read_text())
-    assert found["used_in_training"] == ["early stopping"]
-
-
-def test_evaluation_on_data_that_calibration_was_fitted_to_is_warned_of(
-    healthy, trained_copy, capsys
-):
-    calibrate.main(CalibrateConfig(model_dir=str(trained_copy), files=str(healthy)))
-    assert capsys.readouterr().err == ""
-
-    evaluate_on(trained_copy, healthy, split="validation")
-
-    assert "1 of 1 shards were used for calibration" in capsys.readouterr().err
+    assert found["used_in_training"] == ["early stopping", "calibration"]
 
 
 def test_calibration_on_training_data_is_warned_of(healthy, trained_copy, capsys):
@@ -467,7 +515,8 @@ def test_calibration_on_training_data_is_warned_of(healthy, trained_copy, capsys
     assert "1 of 1 shards were used for training" in capsys.readouterr().err
 
 
-def test_validation_that_is_sampled_otherwise_is_warned_of(healthy, tmp_path, capsys):
+def test_validation_that_is_sampled_otherwise_is_warned_of(healthy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer.Trainer, "run", lambda _: None)
     manifest = json.loads((healthy / "manifest.json").read_text())
     sampled = tmp_path / "sampled"
     shutil.copytree(healthy, sampled)
