@@ -1,8 +1,10 @@
 """Training runs: what they leave, how they resume, when they stop."""
 
 import contextlib
+import io
 import json
 import math
+import os
 import re
 
 import numpy as np
@@ -23,7 +25,7 @@ from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.schema import toml_file
 from esmm_tf.schema.columns import HashBucketColumn, IdentityColumn
 from esmm_tf.schema.schema import Feature, Labels, Schema
-from esmm_tf.training import model_directory, progress, run, trained_model, trainer
+from esmm_tf.training import model_directory, run, trained_model, trainer, used_shards
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +70,16 @@ def write_data(directory, *, splits=(("train", 20), ("validation", 4)), weight=1
     return directory
 
 
-def train(data, model_dir, *, batch_size=6, learning_rate=0.05, validate=True, **settings):
+def train(
+    data,
+    model_dir,
+    *,
+    batch_size=6,
+    learning_rate=0.05,
+    validate=True,
+    leak_impressions=0,
+    **settings,
+):
     if validate:
         settings["validation_files"] = str(data)
     run.train(
@@ -76,7 +87,7 @@ def train(data, model_dir, *, batch_size=6, learning_rate=0.05, validate=True, *
         ModelConfig(embedding_dim=2, hidden_units=(4,)),
         OptimizerConfig(learning_rate=learning_rate),
         InputConfig(batch_size=batch_size, num_readers=2),
-        GuardConfig(),
+        GuardConfig(leak_impressions=leak_impressions),
     )
 
 
@@ -109,14 +120,17 @@ def read_scalars(directory):
     return points
 
 
-def interrupt_at(monkeypatch, step):
-    """Lets a run end as by Ctrl-C, when it has taken so many steps."""
+def end_before_checkpoint(monkeypatch, n):
+    """Lets a run end as by Ctrl-C, when it would save a checkpoint for the nth time."""
+    save, saved = tf.train.CheckpointManager.save, []
 
-    def on_train_batch_end(self, *_):
-        if int(self.model.optimizer.iterations) == step:
+    def count(manager, *args, **kwargs):
+        saved.append(os.path.basename(manager.directory))
+        if saved.count(model_directory.CHECKPOINTS) == n:
             raise KeyboardInterrupt
+        return save(manager, *args, **kwargs)
 
-    monkeypatch.setattr(progress.Progress, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", count)
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +146,33 @@ def finished(data, tmp_path_factory):
         (model_dir.parent / "stdout").open("w", encoding="utf-8") as output,
         contextlib.redirect_stdout(output),
     ):
-        train(data, model_dir, epochs=3, seed=11, deterministic=True)
+        train(data, model_dir, epochs=3, seed=11, deterministic=True, leak_impressions=60)
     return model_dir
+
+
+@pytest.fixture(scope="module")
+def stopped_early(data, tmp_path_factory):
+    """Returns a run of another seed, its output when started again, and each epoch's weights.
+
+    Its validation losses are given: epochs 3 and 4 are no better than epoch 2.
+    """
+    model_dir = tmp_path_factory.mktemp("stopped") / "model_dir"
+    losses = iter([1.0, 0.5, 0.7, 0.5, 0.1])
+    weights = []
+    counts = ["impressions", "clicks", "conversions", "unnested_labels", "non_finite_logits"]
+    logs = dict.fromkeys([*counts, "ctr_auc", "cvr_auc_clicked", "ctcvr_auc"], 0.0)
+
+    def evaluate(model, *_, **__):
+        weights.append(model.get_weights())
+        return {"loss": next(losses), **logs}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EntireSpaceModel, "evaluate", evaluate)
+        settings = {"seed": 12, "deterministic": True, "epochs": 5, "early_stopping_patience": 2}
+        train(data, model_dir, **settings)
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            train(data, model_dir, **settings)
+    return model_dir, output.getvalue(), weights
 
 
 def test_a_run_leaves_settings_schema_history_checkpoints_weights_and_curves(finished):
@@ -231,18 +270,21 @@ def test_a_run_reports_each_epoch_in_one_line_a_split_and_its_rate(finished):
     assert lines == expected
 
 
-def test_an_interrupted_run_that_is_resumed_ends_as_if_it_had_not_been(
+def test_an_interrupted_run_that_is_resumed_for_longer_ends_as_if_it_had_not_been(
     data, finished, tmp_path, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, STEPS_PER_EPOCH + 4)
+        end_before_checkpoint(patch, 2)
         with pytest.raises(KeyboardInterrupt):
-            train(data, tmp_path, epochs=3, seed=11, deterministic=True)
-    assert len(model_directory.load_history(str(tmp_path))) == 1
+            train(data, tmp_path, epochs=2, seed=11, deterministic=True, leak_impressions=60)
+    assert len(model_directory.load_history(str(tmp_path))) == 2
+    assert "a feature alone reaches" in capsys.readouterr().out
 
-    train(data, tmp_path, epochs=3, seed=11, deterministic=True)
+    train(data, tmp_path, epochs=3, seed=11, deterministic=True, leak_impressions=60)
 
-    assert "resuming after epoch 1 of 3\n" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert output.startswith("resuming after epoch 1 of 3\n")
+    assert "a feature alone reaches" not in output
     for name in ("checkpoints", "weights"):
         assert is_same(read_checkpoint(tmp_path, name), read_checkpoint(finished, name))
     history, expected = (
@@ -253,45 +295,18 @@ def test_an_interrupted_run_that_is_resumed_ends_as_if_it_had_not_been(
         for directory in (tmp_path, finished)
     )
     assert history == expected
-
-
-def test_more_epochs_can_be_asked_for_later(data, finished, tmp_path):
-    train(data, tmp_path, epochs=1, seed=11, deterministic=True)
-
-    train(data, tmp_path, epochs=3, seed=11, deterministic=True)
-
-    assert is_same(
-        read_checkpoint(tmp_path, "checkpoints"), read_checkpoint(finished, "checkpoints")
-    )
     assert model_directory.load_settings(str(tmp_path)).train.epochs == 3
 
 
-def test_two_runs_with_one_seed_are_the_same_bit_by_bit_and_another_seed_differs(
-    data, finished, tmp_path
-):
-    train(data, tmp_path / "same", epochs=3, seed=11, deterministic=True)
-    train(data, tmp_path / "other", epochs=3, seed=12, deterministic=True)
+def test_a_run_of_another_seed_differs_from_its_first_epoch(finished, stopped_early):
+    model_dir, _, _ = stopped_early
 
-    same, other, expected = (
-        read_checkpoint(directory, "weights")
-        for directory in (tmp_path / "same", tmp_path / "other", finished)
+    (one, *_), (other, *_) = (
+        model_directory.load_history(str(directory)) for directory in (finished, model_dir)
     )
-    assert is_same(same, expected)
-    assert not is_same(other, expected)
 
-
-def test_a_run_that_ended_before_its_checkpoint_writes_the_epoch_again(data, tmp_path, monkeypatch):
-    def end(_manager):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tf.train.CheckpointManager, "save", end)
-        with pytest.raises(KeyboardInterrupt):
-            train(data, tmp_path, epochs=2)
-
-    train(data, tmp_path, epochs=2)
-
-    assert len(model_directory.load_history(str(tmp_path))) == 2
+    assert one["train"]["impressions"] == other["train"]["impressions"]
+    assert one["train"]["loss"] != other["train"]["loss"]
 
 
 def test_a_finished_run_that_is_started_again_changes_nothing(data, finished, capsys):
@@ -315,42 +330,18 @@ def test_a_run_with_other_settings_is_not_resumed(data, finished):
         train(data, finished, epochs=3, seed=12, deterministic=True, learning_rate=0.5)
 
 
-def test_early_stopping_keeps_the_weights_of_the_best_epoch(data, tmp_path, monkeypatch, capsys):
-    losses = iter([1.0, 0.5, 0.7, 0.5, 0.1])
-    weights = []
-    counts = ["impressions", "clicks", "conversions", "unnested_labels", "non_finite_logits"]
-    logs = dict.fromkeys([*counts, "ctr_auc", "cvr_auc_clicked", "ctcvr_auc"], 0.0)
+def test_early_stopping_keeps_the_weights_of_the_best_epoch(stopped_early):
+    model_dir, output, weights = stopped_early
 
-    def evaluate(model, *_, **__):
-        weights.append(model.get_weights())
-        return {"loss": next(losses), **logs}
+    kept = trained_model.load_model(str(model_dir)).model.get_weights()
 
-    monkeypatch.setattr(EntireSpaceModel, "evaluate", evaluate)
-    train(data, tmp_path, epochs=5, early_stopping_patience=2)
-    train(data, tmp_path, epochs=5, early_stopping_patience=2)
-
-    # The epochs 3 and 4 are no better than epoch 2, and starting again trains no fifth one.
-    history = model_directory.load_history(str(tmp_path))
-    assert [entry["validation"]["loss"] for entry in history] == [1.0, 0.5, 0.7, 0.5]
-    assert capsys.readouterr().out.endswith("nothing left to train after epoch 4 of 5\n")
-    kept = trained_model.load_model(str(tmp_path)).model.get_weights()
     for place, array in enumerate(kept):
         np.testing.assert_array_equal(array, weights[1][place])
         assert not np.array_equal(array, weights[3][place])
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_before_its_weights_are_saved(data, tmp_path):
-    message = (
-        r"^Loss and logits must be finite, and at step \d+, batch \d+ of train, the loss is "
-        r"(nan|inf)\. .* Lower --learning_rate, or scale the numeric features; the last "
-        r"checkpoint is kept\."
-    )
-
-    with pytest.raises(UserError, match=message):
-        train(data, tmp_path, learning_rate=1e38)
-
-    with pytest.raises(UserError, match="has no trained weights yet"):
-        trained_model.load_model(str(tmp_path))
+    history = model_directory.load_history(str(model_dir))
+    assert [entry["validation"]["loss"] for entry in history] == [1.0, 0.5, 0.7, 0.5]
+    assert output == "nothing left to train after epoch 4 of 5\n"
+    assert used_shards.load_data(str(model_dir)).early_stopping is True
 
 
 def test_the_example_weight_of_the_records_scales_the_loss(tmp_path):
