@@ -47,20 +47,32 @@ def write_model(directory, model, *, schema=SCHEMA, method="ctr", **settings):
     return directory
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def ctr_model():
     """Returns a CTR model whose heads are not zero, as of a training run."""
     return build_model("ctr", seed=7, trained=True, share=0.25)
 
 
+@pytest.fixture(scope="module")
+def ctr_dir(ctr_model, tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("ctr") / "model", ctr_model)
+
+
 @pytest.fixture
-def ctr_dir(tmp_path, ctr_model):
-    return write_model(tmp_path / "ctr", ctr_model)
+def ctr_copy(ctr_dir, tmp_path):
+    """Returns the directory of a CTR model that a test may change."""
+    return shutil.copytree(ctr_dir, tmp_path / "ctr")
 
 
 def load(settings, *, schema=SCHEMA):
     method = load_method(settings.method.method)
     return ctr_network.load_ctr_network(method, settings, schema)
+
+
+@pytest.fixture(scope="module")
+def trained(ctr_dir):
+    """Returns the CTR network that was taken from `ctr_dir`, for reading only."""
+    return load(build_settings("base_dir", ctr_model_dir=ctr_dir))
 
 
 @USERS
@@ -87,10 +99,7 @@ def test_a_method_that_trains_its_own_takes_none(name, tmp_path):
         load(build_settings(tmp_path, method=name, ctr_model_dir="some/where"))
 
 
-@USERS
-def test_a_network_that_fits_is_loaded(name, tmp_path, ctr_dir, ctr_model):
-    trained = load(build_settings(tmp_path, method=name, ctr_model_dir=ctr_dir))
-
+def test_a_network_that_fits_is_loaded(trained, ctr_model):
     np.testing.assert_array_equal(trained.model(FEATURES)["pctr"], ctr_model(FEATURES)["pctr"])
 
 
@@ -102,14 +111,11 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"method": "esmm"}, "--method 'esmm' for 'ctr'"),
-        ({"embedding_dim": 3}, "--embedding_dim 3 for 4"),
-        ({"hidden_units": (8, 4)}, "--hidden_units (8, 4) for (8,)"),
         ({"keep_rate": 0.5}, "--negative_keep_rate 0.5 for 1.0"),
         ({"schema": dataclasses.replace(SCHEMA, features=SCHEMA.features[:2])}, "another schema"),
         (
-            {"method": "esmm", "embedding_dim": 3},
-            "--method 'esmm' for 'ctr', --embedding_dim 3 for 4",
+            {"method": "esmm", "embedding_dim": 3, "hidden_units": (8, 4)},
+            "--method 'esmm' for 'ctr', --embedding_dim 3 for 4, --hidden_units (8, 4) for (8,)",
         ),
     ],
 )
@@ -136,34 +142,24 @@ def test_other_loss_weights_and_another_optimizer_fit(tmp_path, ctr_dir):
 
 
 @USERS
-def test_the_copy_gives_the_clicks_of_the_trained_network(name, tmp_path, ctr_dir, ctr_model):
-    trained = load(build_settings(tmp_path, method=name, ctr_model_dir=ctr_dir))
+def test_the_copy_gives_the_clicks_of_the_trained_network_and_is_left_so(name, trained, ctr_model):
     model = build_model(name, seed=1)
-    before = model(FEATURES)["pctr"].numpy()
+    model.compile(RowwiseAdam(0.1), run_eagerly=True)
+    fresh = model(FEATURES)["pctr"].numpy()
 
     ctr_network.copy_weights(trained, model)
+    before = model(FEATURES)
+    model.fit(one_batch(FEATURES, LABELS), epochs=2, verbose=0)
+    after = model(FEATURES)
 
     expected = ctr_model(FEATURES)["pctr"]
-    assert (before != expected).numpy().all()
-    np.testing.assert_array_equal(model(FEATURES)["pctr"], expected)
-
-
-@USERS
-def test_training_leaves_the_copy_as_it_is(name, tmp_path, ctr_dir, ctr_model):
-    model = build_model(name, seed=1)
-    ctr_network.copy_weights(load(build_settings(tmp_path, ctr_model_dir=ctr_dir)), model)
-    before = model(FEATURES)
-    model.compile(RowwiseAdam(0.1), run_eagerly=True)
-
-    model.fit(one_batch(FEATURES, LABELS), epochs=3, verbose=0)
-
-    after = model(FEATURES)
-    np.testing.assert_array_equal(after["pctr"], ctr_model(FEATURES)["pctr"])
+    assert (fresh != expected).numpy().all()
+    np.testing.assert_array_equal(before["pctr"], expected)
+    np.testing.assert_array_equal(after["pctr"], expected)
     assert (after["pctcvr"] != before["pctcvr"]).numpy().all()
 
 
-def test_the_copy_is_no_longer_the_trained_network_itself(tmp_path, ctr_dir, ctr_model):
-    trained = load(build_settings(tmp_path, ctr_model_dir=ctr_dir))
+def test_the_copy_is_no_longer_the_trained_network_itself(trained, ctr_model):
     model = build_model("base")
     ctr_network.copy_weights(trained, model)
 
@@ -173,11 +169,13 @@ def test_the_copy_is_no_longer_the_trained_network_itself(tmp_path, ctr_dir, ctr
     np.testing.assert_array_equal(trained.model(FEATURES)["pctr"], ctr_model(FEATURES)["pctr"])
 
 
-def test_a_model_can_be_loaded_after_the_network_it_copied_is_gone(tmp_path, ctr_dir, ctr_model):
+def test_a_model_can_be_loaded_after_the_network_it_copied_is_gone(
+    tmp_path, ctr_copy, trained, ctr_model
+):
     model = build_model("base", seed=1, trained=True)
-    ctr_network.copy_weights(load(build_settings(tmp_path, ctr_model_dir=ctr_dir)), model)
-    base_dir = write_model(tmp_path / "base", model, method="base", ctr_model_dir=ctr_dir)
-    shutil.rmtree(ctr_dir)
+    ctr_network.copy_weights(trained, model)
+    base_dir = write_model(tmp_path / "base", model, method="base", ctr_model_dir=ctr_copy)
+    shutil.rmtree(ctr_copy)
 
     loaded = trained_model.load_model(str(base_dir)).model
 
@@ -185,15 +183,11 @@ def test_a_model_can_be_loaded_after_the_network_it_copied_is_gone(tmp_path, ctr
     np.testing.assert_array_equal(loaded(FEATURES)["pcvr"], model(FEATURES)["pcvr"])
 
 
-def test_a_ctr_model_keeps_the_share_of_conversions_it_was_trained_with(ctr_dir):
-    loaded = trained_model.load_model(str(ctr_dir)).model
-
-    np.testing.assert_allclose(loaded(FEATURES)["pcvr"], np.full(8, 0.25), rtol=1e-6)
+def test_a_ctr_model_keeps_the_share_of_conversions_it_was_trained_with(trained):
+    np.testing.assert_allclose(trained.model(FEATURES)["pcvr"], np.full(8, 0.25), rtol=1e-6)
 
 
-def test_the_scorer_gives_the_pctr_of_the_trained_network(tmp_path, ctr_dir, ctr_model):
-    trained = load(build_settings(tmp_path, ctr_model_dir=ctr_dir))
-
+def test_the_scorer_gives_the_pctr_of_the_trained_network(trained, ctr_model):
     pctr = ctr_network.build_scorer(trained)(FEATURES)
 
     np.testing.assert_array_equal(pctr, ctr_model(FEATURES)["pctr"])
@@ -213,9 +207,9 @@ def test_of_down_sampled_records_pctr_is_scored_corrected_and_copied_raw(tmp_pat
     np.testing.assert_allclose(pctr, 1 / (1 + np.exp(-raw) / 0.25), rtol=1e-5)
 
 
-def test_a_calibration_of_the_network_is_not_taken_along(tmp_path, ctr_dir, ctr_model):
-    (ctr_dir / "calibration.json").write_text("fitted for other weights", encoding="utf-8")
+def test_a_calibration_of_the_network_is_not_taken_along(tmp_path, ctr_copy, ctr_model):
+    (ctr_copy / "calibration.json").write_text("fitted for other weights", encoding="utf-8")
 
-    trained = load(build_settings(tmp_path, ctr_model_dir=ctr_dir))
+    trained = load(build_settings(tmp_path, ctr_model_dir=ctr_copy))
 
     np.testing.assert_array_equal(trained.model(FEATURES)["pctr"], ctr_model(FEATURES)["pctr"])

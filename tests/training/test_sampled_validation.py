@@ -1,5 +1,6 @@
 """A model that trains on a sample and is validated on everything: its losses and its metrics."""
 
+import functools
 import math
 
 import numpy as np
@@ -25,6 +26,12 @@ def build_sampled(method, rate=None):
     model = build_model(method, trained=True, sampling=sampling)
     model.compile(RowwiseAdam(0.05), run_eagerly=True, weighted_metrics=[])
     return model, sampling
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    """Returns `build_sampled` with a memory, for models that are evaluated and not trained."""
+    return functools.cache(build_sampled)
 
 
 def cvr_losses(model):
@@ -61,9 +68,9 @@ def part(rows, weight=None):
 )
 @HALVES
 def test_the_validation_loss_is_a_mean_over_the_copies_that_are_trained_on_on_average(
-    method, rate, copies, weight
+    evaluated, method, rate, copies, weight
 ):
-    model, _ = build_sampled(method, rate)
+    model, _ = evaluated(method, rate)
 
     measured = evaluate(model, part(range(5), weight), part(range(5, 8), weight))
 
@@ -75,8 +82,10 @@ def test_the_validation_loss_is_a_mean_over_the_copies_that_are_trained_on_on_av
 
 @pytest.mark.parametrize(("method", "rate"), [("base", None), ("aman", 1.0), ("oversampling", 3.0)])
 @HALVES
-def test_the_validation_loss_is_the_training_loss_of_the_same_impressions(method, rate, weight):
-    model, sampling = build_sampled(method, rate)
+def test_the_validation_loss_is_the_training_loss_of_the_same_impressions(
+    evaluated, method, rate, weight
+):
+    model, sampling = evaluated(method, rate)
     batch = Batch(
         features=FEATURES,
         labels=LABELS,
@@ -95,8 +104,8 @@ def test_the_validation_loss_is_the_training_loss_of_the_same_impressions(method
     np.testing.assert_allclose(measured["loss"], trained, rtol=1e-6)
 
 
-def test_a_batch_of_validation_that_is_not_sampled_has_no_part_in_the_loss():
-    model, _ = build_sampled("base")
+def test_a_batch_of_validation_that_is_not_sampled_has_no_part_in_the_loss(evaluated):
+    model, _ = evaluated("base", None)
     clicked, unclicked = part([2, 3, 4, 5, 7]), part([0, 1, 6])
 
     alone, both = evaluate(model, clicked), evaluate(model, unclicked, clicked, unclicked)
@@ -107,8 +116,10 @@ def test_a_batch_of_validation_that_is_not_sampled_has_no_part_in_the_loss():
 
 
 @pytest.mark.parametrize("method", ["ctr", "division", "esmm"])
-def test_the_validation_loss_of_a_method_without_sampling_is_the_mean_over_impressions(method):
-    model, sampling = build_sampled(method)
+def test_the_validation_loss_of_a_method_without_sampling_is_the_mean_over_impressions(
+    evaluated, method
+):
+    model, sampling = evaluated(method, None)
 
     measured = evaluate(model, part([0, 1, 2]), part([3, 4, 5, 6, 7]))
 
@@ -117,9 +128,12 @@ def test_the_validation_loss_of_a_method_without_sampling_is_the_mean_over_impre
     np.testing.assert_allclose(measured["loss"], loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["base", "aman", "division", "ctr", "esmm"])
-def test_the_metrics_of_validation_are_of_every_space_over_all_impressions(method):
-    model, _ = build_sampled(method)
+@pytest.mark.parametrize(
+    ("method", "rate"),
+    [("base", None), ("aman", 0.25), ("division", None), ("ctr", None), ("esmm", None)],
+)
+def test_the_metrics_of_validation_are_of_every_space_over_all_impressions(evaluated, method, rate):
+    model, _ = evaluated(method, rate)
     outputs = model(FEATURES)
 
     measured = evaluate(model, part([0, 1, 2]), part([3, 4, 5, 6, 7]))
