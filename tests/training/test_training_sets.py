@@ -13,13 +13,13 @@ from esmm_tf.data.source import Source, Subset, find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.methods import load_method
 from esmm_tf.schema.columns import IdentityColumn
-from esmm_tf.schema.schema import Feature, Schema
+from esmm_tf.schema.schema import Feature, Key, Schema
 
-# The data set `train` of conftest: of samples 0 to 38 the even ones are clicked, every second of
-# these converts.
+# Of samples 0 to 38 the even ones are clicked, every second of these converts.
 ALL = range(39)
 CLICKED = range(0, 39, 2)
 CONVERTED = range(0, 39, 4)
+LABELLED = {"click": CLICKED, "conversion": CONVERTED}
 
 # Ten items, shown 4,000 times each, clicked at these rates; every fourth click converts.
 PCTR = np.linspace(0.05, 0.5, 10)
@@ -36,6 +36,8 @@ SHELF = Schema(
             column=IdentityColumn(vocabulary_size=10),
         ),
     ),
+    keys=(Key(name="sample", side="impression", dtype="int64"),),
+    carry=("sample",),
 )
 
 
@@ -53,19 +55,19 @@ def count_labels(batches):
     return counts
 
 
-def build_dataset(source, schema, method, rate=None, *, seed=1, score_clicks=None, **settings):
+def build_dataset(source, method, rate=None, *, seed=1, score_clicks=None, **settings):
     """Returns the batches that a method trains on, as the trainer puts them together."""
     sampling = load_method(method).choose_sampling(rate)
     sampler = sampling and Sampler(
         sampling=sampling,
-        schema=schema,
+        schema=SHELF,
         seed=seed,
         score_clicks=score_clicks,
         click_share=source.click_share,
     )
     return input_fn.build_dataset(
         source,
-        schema,
+        SHELF,
         InputConfig(**{"batch_size": 5} | settings),
         seed=seed,
         carry=True,
@@ -73,13 +75,26 @@ def build_dataset(source, schema, method, rate=None, *, seed=1, score_clicks=Non
     )
 
 
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Returns the source of samples 0 to 38, in groups of 1, 2, 3, 7, 1, 2, ... impressions."""
+    directory = tmp_path_factory.mktemp("samples")
+    with DataSetWriter(str(directory), SHELF, num_shards=3) as writer:
+        first = 0
+        for size in (1, 2, 3, 7) * 3:
+            sample = np.arange(first, first + size)
+            labels = {name: np.isin(sample, s).astype(int) for name, s in LABELLED.items()}
+            writer.write("train", {"item": sample % 10, "sample": sample, **labels})
+            first += size
+    return find_source(str(directory), split="train")
+
+
 @pytest.fixture
-def read_samples(data_set, schema):
+def read_samples(samples):
     """Returns a function that counts how often a method trains on each sample."""
-    source = find_source(str(data_set), split="train")
 
     def read(method, rate=None, **settings):
-        batches = build_dataset(source, schema, method, rate, **settings)
+        batches = build_dataset(samples, method, rate, **settings)
         return collections.Counter(s for b in batches for s in b.carry["sample"].numpy())
 
     return read
@@ -97,7 +112,7 @@ def shelf(tmp_path_factory):
     with DataSetWriter(str(directory), SHELF, num_shards=2) as writer:
         for rows in order:
             labels = {"click": click[rows], "conversion": conversion[rows]}
-            writer.write("train", {"item": item[rows], **labels})
+            writer.write("train", {"item": item[rows], "sample": rows, **labels})
     return find_source(str(directory), split="train")
 
 
@@ -107,7 +122,7 @@ def read_items(shelf):
 
     def read(method, rate=None, **settings):
         settings = {"batch_size": 500, "score_clicks": true_pctr} | settings
-        return count_labels(build_dataset(shelf, SHELF, method, rate, **settings))
+        return count_labels(build_dataset(shelf, method, rate, **settings))
 
     return read
 
@@ -120,17 +135,18 @@ def assert_binomial(counts, share, of):
     )
 
 
-@pytest.mark.parametrize("method", ["ctr", "division", "esmm", "esmm_ns"])
-def test_methods_of_the_entire_space_train_on_every_impression_once(read_samples, method):
-    assert load_method(method).sampling is None
-    assert read_samples(method) == dict.fromkeys(ALL, 1)
+def test_methods_of_the_entire_space_train_on_every_impression_once(read_samples):
+    methods = ["ctr", "division", "esmm", "esmm_ns"]
+
+    assert [load_method(method).choose_sampling(None) for method in methods] == [None] * 4
+    assert read_samples("esmm") == dict.fromkeys(ALL, 1)
 
 
 def test_base_trains_on_each_click_once(read_samples):
     assert read_samples("base") == dict.fromkeys(CLICKED, 1)
 
 
-@pytest.mark.parametrize("rate", [2.0, 3.0, 5.0, 10.0])
+@pytest.mark.parametrize("rate", [2.0, 10.0])
 def test_oversampling_copies_each_conversion_and_leaves_other_clicks(read_samples, rate):
     copies = dict.fromkeys(CLICKED, 1) | dict.fromkeys(CONVERTED, rate)
 
@@ -156,7 +172,7 @@ def test_aman_never_leaves_out_a_click_and_never_copies(read_samples):
     assert set(samples.values()) == {1}
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
+@pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_aman_takes_its_share_of_the_unclicked_impressions_of_every_item(read_items, rate):
     unclicked, clicked, converted = read_items("aman", rate).T
 
@@ -180,7 +196,7 @@ def test_unbias_at_rate_0_rejects_a_click_with_its_pctr(read_items):
     assert_binomial(converted, 1 - PCTR, CLICKS / 4)
 
 
-@pytest.mark.parametrize("rate", [0.0625, 0.125, 0.1818])
+@pytest.mark.parametrize("rate", [0.0625, 0.1818])
 def test_unbias_at_a_rate_keeps_clicks_that_are_distributed_as_impressions(read_items, rate):
     assert rate * CLICK_SHARE <= PCTR.min()
 
@@ -205,7 +221,9 @@ def test_unbias_keeps_every_click_whose_pctr_is_below_the_rate(read_items):
 
 
 def test_unbias_never_trains_on_an_unclicked_impression(read_samples):
-    samples = read_samples("unbias", score_clicks=lambda f: tf.fill(tf.shape(f["price"]), 0.5))
+    samples = read_samples(
+        "unbias", score_clicks=lambda f: 0.5 * tf.ones_like(f["item"].values, tf.float32)
+    )
 
     assert set(samples) < set(CLICKED)
     assert set(samples.values()) == {1}
