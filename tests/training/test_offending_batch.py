@@ -32,12 +32,12 @@ def test_the_groups_of_a_batch_are_read_again_whichever_iterator_gave_it(source,
     read_samples(dataset)
     batches = read_samples(dataset)
 
-    for index, expected in enumerate(batches):
+    for index in (1, len(batches) - 1):
         groups = input_fn.read_groups(
             source, schema, CONFIG, seed=seed, batches=range(index, index + 1)
         )
         found = parsing.parse_groups(groups, schema, carry=True).carry["sample"]
-        assert found.numpy().tolist() == expected
+        assert found.numpy().tolist() == batches[index]
     assert len(batches) > 5
 
 
