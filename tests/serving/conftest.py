@@ -1,4 +1,7 @@
-"""A local server of an export, and requests for it."""
+"""An export, a local server of it, and requests for it."""
+
+import pathlib
+import shutil
 
 import grpc
 import pytest
@@ -7,46 +10,60 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from esmm_tf.config.serving import ServeConfig
+from esmm_tf.config.serving import ExportConfig, ServeConfig
 from esmm_tf.data.source import find_source
-from esmm_tf.serving import dense_inputs, golden, requests, saved_model
+from esmm_tf.serving import exporter, requests
 from esmm_tf.serving.server import serving
+from esmm_tf.training import trained_model
 
 VERSION = 7
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def impressions(scored_data, trained):
     """Returns 20 impressions in 8 contexts."""
     source = find_source(str(scored_data), split="test")
     return list(requests.read_impressions(source, trained.schema))
 
 
-@pytest.fixture(scope="module")
-def widths(impressions, trained):
-    examples = requests.parse_examples(impressions)
-    return dense_inputs.count_values(examples, trained.schema)
+@pytest.fixture(scope="session")
+def exported(model_dir, scored_data, tmp_path_factory):
+    """Returns the path of a version whose model directory and vocabulary are gone.
 
-
-@pytest.fixture(scope="module")
-def export_dir(trained, impressions, widths, tmp_path_factory):
-    """Returns a directory with a version that has a golden request."""
-    directory = tmp_path_factory.mktemp("export")
-    path = directory / str(VERSION)
-    saved_model.save(trained.model, trained.schema, str(path), widths=widths)
-    (path / "assets.extra").mkdir()
-    few = impressions[:3]
-    request = requests.build_request("serving_default", few, trained.schema, widths={})
-    outputs = tf.saved_model.load(str(path)).signatures["serving_default"](
-        **{name: tf.constant(values) for name, values in request.items()}
+    It is for reading only. Its requests are made of `impressions`.
+    """
+    directory = tmp_path_factory.mktemp("exported")
+    copied = directory / "model_dir"
+    shutil.copytree(model_dir, copied)
+    config = ExportConfig(
+        model_dir=str(copied),
+        export_dir=str(directory / "export"),
+        files=str(scored_data),
+        split="test",
+        version=VERSION,
+        batch_sizes=(1, 3, 30),
+        model_name="shop",
     )
-    golden.write_golden(str(path), few, {name: values.numpy() for name, values in outputs.items()})
-    return directory
+    path = exporter.export(trained_model.load_model(str(copied)), config)
+    shutil.rmtree(copied)
+    return pathlib.Path(path)
 
 
-@pytest.fixture(scope="module")
-def signatures(export_dir):
-    return tf.saved_model.load(str(export_dir / str(VERSION))).signatures
+@pytest.fixture(scope="session")
+def export_dir(exported):
+    """Returns the directory of the version, which has a golden request."""
+    return exported.parent
+
+
+@pytest.fixture(scope="session")
+def widths():
+    """Returns the widths of the version's `predict_tensors`."""
+    return {"interests": 2, "tags": 4, "visits": 4}
+
+
+@pytest.fixture(scope="session")
+def signatures(exported):
+    return tf.saved_model.load(str(exported)).signatures
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,10 @@ from esmm_tf.config.training import InputConfig
 from esmm_tf.data import records
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction
-from esmm_tf.serving import saved_model
-from esmm_tf.training import trained_model
 
 pytestmark = pytest.mark.slow
 
 PROBABILITIES = ("pctr", "pcvr", "pctcvr")
-WIDTHS = {"interests": 3, "tags": 5, "visits": 4}
 PADDING = {"int64": np.iinfo(np.int64).min, "float32": np.nan, "string": b""}
 
 # Reads requests, scores them with the TensorFlow 1 loader and writes what the signatures return.
@@ -79,13 +76,13 @@ def build_example(impression, schema):
     return records.encode_group(content)
 
 
-def build_tensors(impressions, schema):
-    """Returns the dense inputs of `predict_tensors`, each wider than these impressions need."""
+def build_tensors(impressions, schema, widths):
+    """Returns the dense inputs of `predict_tensors`."""
     tensors = {}
     for feature in schema.features:
         rows = [impression[feature.name] for impression in impressions]
         many = feature.values == "many"
-        width = WIDTHS[feature.name] if many else 1
+        width = widths[feature.name] if many else 1
         dtype = object if feature.dtype == "string" else feature.dtype
         dense = np.full((len(rows), width), PADDING[feature.dtype], dtype)
         weights = np.full((len(rows), width), 77.0, np.float32)
@@ -103,24 +100,6 @@ def build_tensors(impressions, schema):
 def read_graph(path):
     proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     return proto.meta_graphs[0]
-
-
-@pytest.fixture(scope="module")
-def exported(model_dir, tmp_path_factory):
-    """Returns the path of an export whose model directory and vocabulary are gone."""
-    directory = tmp_path_factory.mktemp("exported")
-    copied = directory / "model_dir"
-    shutil.copytree(model_dir, copied)
-    found = trained_model.load_model(str(copied))
-    path = directory / "export"
-    saved_model.save(found.model, found.schema, str(path), widths=WIDTHS)
-    shutil.rmtree(copied)
-    return path
-
-
-@pytest.fixture(scope="module")
-def signatures(exported):
-    return tf.saved_model.load(str(exported)).signatures
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +128,7 @@ def assert_same(outputs, predicted, names=PROBABILITIES):
         np.testing.assert_allclose(outputs[name], predicted[name], rtol=0, atol=1e-6)
 
 
-def test_the_signatures_have_names_dtypes_and_shapes(exported, served_schema):
+def test_the_signatures_have_names_dtypes_and_shapes(exported, served_schema, widths):
     found = {
         name: (
             {key: (info.dtype, shape_of(info)) for key, info in signature.inputs.items()},
@@ -172,7 +151,7 @@ def test_the_signatures_have_names_dtypes_and_shapes(exported, served_schema):
     )
     tensors = {}
     for feature in served_schema.features:
-        shape = [-1, WIDTHS[feature.name]] if feature.values == "many" else [-1]
+        shape = [-1, widths[feature.name]] if feature.values == "many" else [-1]
         dtype = tf.dtypes.as_dtype(feature.dtype).as_datatype_enum
         tensors[feature.name] = (dtype, shape)
         if feature.weighted:
@@ -199,9 +178,9 @@ def test_a_signature_of_one_output_serves_that_output(signatures, examples, pred
 
 
 def test_padded_tensors_are_served_as_predict_scores_them(
-    signatures, impressions, served_schema, predicted
+    signatures, impressions, served_schema, widths, predicted
 ):
-    tensors = build_tensors(impressions, served_schema)
+    tensors = build_tensors(impressions, served_schema, widths)
 
     outputs = signatures["predict_tensors"](**tensors)
 
@@ -210,8 +189,10 @@ def test_padded_tensors_are_served_as_predict_scores_them(
     assert_same(outputs, predicted)
 
 
-def test_padding_may_stand_before_the_values(signatures, impressions, served_schema, predicted):
-    tensors = build_tensors(impressions, served_schema)
+def test_padding_may_stand_before_the_values(
+    signatures, impressions, served_schema, widths, predicted
+):
+    tensors = build_tensors(impressions, served_schema, widths)
     for name, tensor in tensors.items():
         if tensor.shape.rank == 2:
             tensors[name] = tf.reverse(tensor, axis=[1])
@@ -331,20 +312,25 @@ def test_a_malformed_example_is_refused(signatures, name):
         signatures[name](**inputs)
 
 
-def test_an_empty_batch_of_tensors_has_empty_outputs(signatures, impressions, served_schema):
-    tensors = {name: t[:0] for name, t in build_tensors(impressions, served_schema).items()}
+def test_an_empty_batch_of_tensors_has_empty_outputs(
+    signatures, impressions, served_schema, widths
+):
+    tensors = build_tensors(impressions, served_schema, widths)
+    tensors = {name: tensor[:0] for name, tensor in tensors.items()}
 
     outputs = signatures["predict_tensors"](**tensors)
 
     assert {tuple(output.shape) for output in outputs.values()} == {(0,)}
 
 
-def test_a_request_without_any_feature_is_scored_as_one_with_all_missing(signatures, served_schema):
+def test_a_request_without_any_feature_is_scored_as_one_with_all_missing(
+    signatures, served_schema, widths
+):
     missing = {f.name: (np.zeros(0), np.zeros(0)) for f in served_schema.features}
 
     outputs = signatures["serving_default"](tf.constant([b"", b""]))
 
-    padded = signatures["predict_tensors"](**build_tensors([missing], served_schema))
+    padded = signatures["predict_tensors"](**build_tensors([missing], served_schema, widths))
     for name in PROBABILITIES:
         assert np.isfinite(outputs[name]).all()
         np.testing.assert_allclose(outputs[name], np.repeat(padded[name], 2), rtol=0, atol=1e-6)
@@ -394,7 +380,7 @@ def test_keys_and_labels_in_a_request_are_not_read(signatures, examples, predict
 
 def test_the_vocabulary_is_an_asset(exported):
     assert (exported / "assets" / "query.txt").read_text(encoding="utf-8") == "shoes\nhats\n"
-    assert not (exported.parent / "model_dir").exists()
+    assert not (exported.parents[1] / "model_dir").exists()
 
 
 def test_a_process_that_knows_only_tensorflow_serves_the_same_numbers(

@@ -9,12 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from esmm_tf.config.serving import ExportConfig
-from esmm_tf.data.source import find_source
-from esmm_tf.serving import exporter, requests, saved_model, warmup
+from esmm_tf.serving import saved_model, warmup
 
 SOURCE = pathlib.Path(__file__).parent / "loader" / "load_saved_model.cc"
-SIZES = (1, 4, 16)
+SIZES = (1, 3, 30)  # of the export
 OTHER_SIZES = (2, 3)
 OTHER_STARTS = (1, 5, 7)
 LIBRARIES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
@@ -61,33 +59,15 @@ def program(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(trained, model_dir, scored_data, tmp_path_factory):
-    """Returns the directory of an exported version."""
-    config = ExportConfig(
-        model_dir=str(model_dir),
-        export_dir=str(tmp_path_factory.mktemp("export")),
-        files=str(scored_data),
-        split="test",
-        batch_sizes=SIZES,
-    )
-    return pathlib.Path(exporter.export(trained, config))
-
-
-@pytest.fixture(scope="module")
 def warmup_file(exported):
     """Returns the file that TF Serving looks for in a version."""
     return exported / "assets.extra" / "tf_serving_warmup_requests"
 
 
 @pytest.fixture(scope="module")
-def other_files(exported, trained, scored_data, tmp_path_factory):
+def other_files(impressions, signatures, widths, trained, tmp_path_factory):
     """Returns files of requests that begin with other impressions, so `rank` has other contexts."""
-    source = find_source(str(scored_data), split="test")
-    impressions = list(requests.read_impressions(source, trained.schema))
     assert len({impressions[start].context for start in (0, *OTHER_STARTS)}) == 4
-    signatures = tf.saved_model.load(str(exported)).signatures
-    _, tensors = signatures[saved_model.PREDICT_TENSORS].structured_input_signature
-    widths = {name: spec.shape[1] for name, spec in tensors.items() if spec.shape.rank == 2}
 
     def score(signature, request):
         return signatures[signature](**{name: tf.constant(v) for name, v in request.items()})
@@ -140,7 +120,7 @@ def test_each_warm_up_request_gets_the_response_that_stands_beside_it(outcome):
 def test_requests_in_one_padded_batch_get_their_own_responses(outcome):
     lines = outcome.of("batch")
 
-    assert sum(SIZES) + len(OTHER_STARTS) * sum(OTHER_SIZES) == 36
+    assert sum(SIZES) + len(OTHER_STARTS) * sum(OTHER_SIZES) == 49
     assert [line.rows for line in lines] == [64] * 14
     assert [line.signature for line in lines[::2]] == sorted(saved_model.SIGNATURES)
     assert largest_difference(lines) <= 1e-6
@@ -187,5 +167,5 @@ def test_a_response_that_was_changed_is_found(program, exported, warmup_file, tm
 
     assert outcome.returncode == 1
     wrong = [line for line in outcome.of("replay") if line.difference > 1e-6]
-    assert [(line.signature, line.rows) for line in wrong] == [("regress", 16)]
+    assert [(line.signature, line.rows) for line in wrong] == [("regress", 30)]
     assert wrong[0].difference == pytest.approx(1e-5, rel=0.1)
