@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 import shutil
 import socket
@@ -14,7 +15,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from esmm_tf import check_skew
+from esmm_tf import check_skew, keys
 from esmm_tf.calibration.maps import Calibration, Platt
 from esmm_tf.config import flags
 from esmm_tf.config.serving import ExportConfig, SkewConfig
@@ -23,10 +24,11 @@ from esmm_tf.data.source import find_source
 from esmm_tf.data.writer import DataSetWriter
 from esmm_tf.errors import UserError
 from esmm_tf.methods import load_method
-from esmm_tf.schema import columns
+from esmm_tf.schema import columns, toml_file
 from esmm_tf.schema import schema as schema_lib
 from esmm_tf.serving import exported as exported_version
 from esmm_tf.serving import exporter, saved_model, skew, skew_causes
+from esmm_tf.serving.client import LiveServer
 from esmm_tf.serving.skew_comparison import Comparison
 from esmm_tf.training import model_directory, trained_model
 
@@ -46,23 +48,24 @@ def small_schema(served_schema):
 
 @pytest.fixture(scope="module")
 def records(small_schema, varied_groups, tmp_path_factory):
-    """Returns a data set: `varied_groups` in split `test`, one impression of one tag in another."""
+    """Returns a data set: `varied_groups`, and in split `wide` impressions of 1, 5, 2, 6 tags."""
     directory = tmp_path_factory.mktemp("records") / "data"
-    one = {"tags": ["tag 1"], "tags:weight": [1.0], "tags:lengths": [1], "price": [2.0]}
-    outcome = {"click": [0], "conversion": [0], "example_weight": [1.0]}
-    truth = {"oracle_pctr": [0.5], "oracle_pcvr": [0.5]}
-    narrow = {"user": [1], "request": ["r"], "sample": [1], **one, **outcome, **truth}
+    tags = {"tags": ["tag 1"] * 14, "tags:weight": [1.0] * 14, "tags:lengths": [1, 5, 2, 6]}
+    outcome = {"click": [0] * 4, "conversion": [0] * 4, "example_weight": [1.0] * 4}
+    truth = {"oracle_pctr": [0.5] * 4, "oracle_pcvr": [0.5] * 4}
+    sample = {"sample": range(4), "price": [2.0] * 4}
+    wide = {"user": [1], "request": ["r"], **sample, **tags, **outcome, **truth}
     with DataSetWriter(str(directory), small_schema, num_shards=1) as writer:
-        writer.write("narrow", narrow)
+        writer.write("wide", wide)
         for group in varied_groups:
-            known = {name: v for name, v in group.items() if name.split(":")[0] in narrow}
+            known = {name: v for name, v in group.items() if name.split(":")[0] in wide}
             writer.write("test", known | {"query": group["query"]})
     return directory
 
 
 @pytest.fixture(scope="module")
 def small_dir(small_schema, tmp_path_factory):
-    """Returns a model directory of `small_schema` with random weights, for reading only."""
+    """Returns a calibrated model of `small_schema` with random weights, for reading only."""
     directory = tmp_path_factory.mktemp("model") / "model_dir"
     settings = model_directory.Settings(
         train=TrainConfig(train_files="data", model_dir=str(directory)),
@@ -74,9 +77,17 @@ def small_dir(small_schema, tmp_path_factory):
     rng = np.random.default_rng(3)
     model.set_weights([rng.normal(0.0, 0.5, weight.shape) for weight in model.get_weights()])
     model_directory.save_settings(settings, small_schema, str(directory))
-    weights = str(directory / model_directory.WEIGHTS)
-    tf.train.CheckpointManager(tf.train.Checkpoint(model=model), weights, max_to_keep=1).save()
+    save_weights(model, directory)
+    weights = trained_model.load_network(str(directory)).weights
+    maps = {name: Platt(slope=1.5, offset=-0.25) for name in ("pctr", "pcvr")}
+    model_directory.save_calibration(Calibration(maps=maps, weights=weights), str(directory))
     return directory
+
+
+def save_weights(model, directory):
+    path = directory / model_directory.WEIGHTS
+    shutil.rmtree(path, ignore_errors=True)
+    tf.train.CheckpointManager(tf.train.Checkpoint(model=model), str(path), max_to_keep=1).save()
 
 
 @pytest.fixture(scope="module")
@@ -85,38 +96,36 @@ def small(small_dir):
     return trained_model.load_model(str(small_dir))
 
 
-@pytest.fixture(scope="module")
-def export(small_dir, records, tmp_path_factory):
-    """Returns a function that exports a model, and returns the directory of its versions."""
+@pytest.fixture
+def card(small):
+    """Returns what a model card tells of `small`."""
+    return {
+        "weights": small.weights,
+        "calibration": small.calibration_methods,
+        "software": {"esmm_tf": "1.0"},
+    }
 
-    def write(model, *, split="test", version=1):
-        directory = tmp_path_factory.mktemp("export")
-        settings = ExportConfig(
-            model_dir=str(small_dir),
-            export_dir=str(directory),
-            files=str(records),
-            split=split,
-            version=version,
-            batch_sizes=(1,),
-        )
-        exporter.export(model, settings)
-        return directory
 
-    return write
+@pytest.fixture
+def copied(small_dir, tmp_path):
+    """Returns a copy of `small_dir`, to be changed."""
+    return pathlib.Path(shutil.copytree(small_dir, tmp_path / "model_dir"))
 
 
 @pytest.fixture(scope="module")
-def exported(export, small):
-    """Returns the export directory of `small`, for reading only."""
-    return export(small)
-
-
-@pytest.fixture(scope="module")
-def other_weights(small_dir, export):
-    """Returns the directory of an export, version 7, of a model with other weights."""
-    other = trained_model.load_model(str(small_dir))
-    other.model.set_weights([1.1 * weight for weight in other.model.get_weights()])
-    return export(dataclasses.replace(other, weights="ckpt-9:other"), version=7)
+def exported(small, small_dir, records, tmp_path_factory):
+    """Returns the directory of an export of `small`, for reading only."""
+    directory = tmp_path_factory.mktemp("export")
+    settings = ExportConfig(
+        model_dir=str(small_dir),
+        export_dir=str(directory),
+        files=str(records),
+        split="test",
+        version=1,
+        batch_sizes=(1,),
+    )
+    exporter.export(small, settings)
+    return directory
 
 
 @pytest.fixture
@@ -126,27 +135,25 @@ def check(small_dir, records, tmp_path, capsys):
     def run(export_dir, **more):
         output = tmp_path / "skew.json"
         settings = {
-            "model_dir": str(small_dir),
-            "export_dir": str(export_dir),
-            "files": str(records),
-            "output": str(output),
+            "model_dir": small_dir,
+            "export_dir": export_dir,
+            "files": records,
+            "output": output,
         }
-        code = 0
-        try:
-            check_skew.main(SkewConfig(**settings | more))
-        except SystemExit as end:
-            code = end.code
+        argv = [f"--{name}={value}" for name, value in (settings | more).items()]
+        with pytest.raises(SystemExit) as end:
+            flags.run(check_skew.main, SkewConfig, argv=["check_skew", *argv])
         tree = json.loads(output.read_text(encoding="utf-8"))
-        return code, capsys.readouterr().out.splitlines(), tree
+        return end.value.code, capsys.readouterr().out.splitlines(), tree
 
     return run
 
 
 class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict alone, of one version, without its signature `regress`; scores are multiplied."""
+    """Predict alone, without the signature `regress`; scores are multiplied."""
 
-    def __init__(self, path, version, factor):
-        self._signatures = tf.saved_model.load(str(path)).signatures
+    def __init__(self, signatures, version, factor):
+        self._signatures = signatures
         self._version = version
         self._factor = factor
         self.sizes = []
@@ -171,13 +178,18 @@ class Servicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
 
+@pytest.fixture(scope="module")
+def signatures(exported):
+    return tf.saved_model.load(str(exported / "1")).signatures
+
+
 @pytest.fixture
-def start_server():
-    """Returns a function that serves a version; it returns the address and the servicer."""
+def start_server(signatures):
+    """Returns a function that serves the export as a version; it returns address and servicer."""
     servers = []
 
-    def start(export_dir, version, *, factor=1.0):
-        servicer = Servicer(export_dir / str(version), version, factor)
+    def start(version, *, factor=1.0):
+        servicer = Servicer(signatures, version, factor)
         server = grpc.server(futures.ThreadPoolExecutor(1))
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -216,7 +228,7 @@ def test_an_export_gives_the_scores_of_its_model_by_every_signature(exported, ch
 def test_the_first_impressions_are_compared_in_requests_of_the_batch_size(
     exported, check, start_server
 ):
-    address, servicer = start_server(exported, 1)
+    address, servicer = start_server(1)
 
     _, _, tree = check(
         exported, server=address, model_name=MODEL_NAME, batch_size=3, max_impressions=10
@@ -226,18 +238,27 @@ def test_the_first_impressions_are_compared_in_requests_of_the_batch_size(
     assert find(tree, "rank", scored_by=address)["impressions"] == 10
     assert max(servicer.sizes) == 3
     assert sum(servicer.sizes) == 6 * 10
+    assert tree["notes"] == []
 
 
-def test_other_weights_are_told(other_weights, small, check):
-    code, lines, tree = check(other_weights)
+def test_other_weights_and_another_calibration_are_told(exported, small, small_dir, check, copied):
+    other = trained_model.load_network(str(small_dir)).model
+    other.set_weights([1.1 * weight for weight in other.get_weights()])
+    save_weights(other, copied)
+    (copied / "calibration.json").unlink()
 
-    cause = (
-        "every feature is read as in training: the weights are "
-        f"{small.weights}, and ckpt-9:other in the export"
-    )
+    code, lines, tree = check(exported, model_dir=copied)
+
+    weights = trained_model.load_network(str(copied)).weights
+    notes = [
+        f"the weights are {weights}, and {small.weights} in the export",
+        "the calibration is none, and pctr platt, pcvr platt in the export",
+    ]
+    cause = f"every feature is read as in training: {'; '.join(notes)}"
     assert code == 1
+    assert tree["notes"] == notes
     assert lines[-1].startswith("FAIL: of 7 comparisons, 7 find other scores")
-    first = find(tree, "serving_default", scored_by="version 7")["first"]
+    first = find(tree, "serving_default")["first"]
     assert first["impression"] == 0
     assert first["carried"] == {"sample": 2000, "user": 2000}
     assert first["feature"] == ""
@@ -245,7 +266,7 @@ def test_other_weights_are_told(other_weights, small, check):
     assert first["scores"]["pctr"][0] != pytest.approx(first["scores"]["pctr"][1], rel=1e-3)
     (told,) = (place for place, line in enumerate(lines) if cause in line)
     assert lines[told].startswith(f"from impression 0 (sample 2000, user 2000) on: {cause} (p")
-    assert lines[told + 1] == f"  version 7: {', '.join(saved_model.SIGNATURES)}"
+    assert lines[told + 1] == f"  version 1: {', '.join(saved_model.SIGNATURES)}"
 
 
 def test_an_altered_vocabulary_is_told_with_its_feature_and_value(exported, check, tmp_path):
@@ -268,94 +289,66 @@ def test_an_altered_vocabulary_is_told_with_its_feature_and_value(exported, chec
         assert first["cause"] == "training reads table rows [0], the export table rows [1]"
 
 
-def test_a_feature_that_another_schema_declares_otherwise_is_told(
-    small, export, check, small_schema
-):
+def test_a_feature_that_another_schema_declares_otherwise_is_told(exported, small, check, copied):
     column = columns.NumericColumn(scaling="standard", mean=50.0, stddev=25.0)
-    schema = with_feature(small_schema, "price", column=column)
-    model = load_method("esmm").build(schema, small.settings.model)
-    model.set_weights(small.model.get_weights())
-    other = dataclasses.replace(small, model=model, schema=schema)
+    schema = with_feature(small.schema, "price", column=column)
+    toml_file.save_schema(schema, str(copied), keys.SCHEMA_FILE)
 
-    code, _, tree = check(export(other))
+    code, _, tree = check(exported, model_dir=copied)
 
     assert code == 1
     assert tree["notes"] == [
-        "feature 'price' is declared otherwise: column.scaling is 'log', and 'standard' in the "
+        "feature 'price' is declared otherwise: column.scaling is 'standard', and 'log' in the "
         "export"
     ]
     assert {one["first"]["feature"] for one in tree["comparisons"]} == {"price"}
     assert re.fullmatch(
-        r"training reads numbers \[[\d.]+\], the export numbers \[[-\d.]+\]",
+        r"training reads numbers \[[-\d.]+\], the export numbers \[[\d.]+\]",
         find(tree, "rank")["first"]["cause"],
     )
 
 
-def test_impressions_that_a_width_cuts_off_are_told_apart(small, export, check, varied_groups):
-    export_dir = export(small, split="narrow")  # of one tag at most
+def test_impressions_that_a_width_cuts_off_are_told_apart(exported, check):
+    code, lines, tree = check(exported, split="wide")
 
-    code, lines, tree = check(export_dir)
-
-    lengths = np.concatenate([group["tags:lengths"] for group in varied_groups])
-    cut = int((lengths > 1).sum())
     assert code == 1
-    assert 0 < cut < 20
-    assert find(tree, "predict_tensors")["impressions"] == 20 - cut
+    assert find(tree, "predict_tensors")["impressions"] == 2
     found = find(tree, "predict_tensors", is_cut=True)
-    assert found["impressions"] == cut
-    assert found["first"]["impression"] == np.argmax(lengths > 1)
+    assert found["impressions"] == 2
+    assert found["first"]["impression"] == 1
     assert found["first"]["feature"] == "tags"
     assert found["first"]["cause"] == (
-        f"it has {lengths[lengths > 1][0]} values and predict_tensors a width of 1: a client "
-        "leaves out the others"
+        "it has 5 values and predict_tensors a width of 4: a client leaves out the others"
     )
     assert [one for one in tree["comparisons"] if one["differing"]] == [found]
     assert lines[-1].startswith("FAIL: of 8 comparisons, 1 find")
 
 
-def test_a_calibration_fitted_since_the_export_is_told(exported, check, small_dir, tmp_path):
-    directory = calibrated(small_dir, tmp_path / "model_dir", slope=1.5)
+def test_a_calibration_fitted_again_is_told_by_the_order_of_scores(small, card):
+    logits = np.array([0.5, -2.0, 1.0], np.float32)
+    before, after = (1 / (1 + np.exp(-slope * logits)) for slope in (1.5, 1.7))
+    export = skew_causes.Export(schema=small.schema, widths={}, card=card)
 
-    code, _, tree = check(exported, model_dir=str(directory))
+    fitted, differing, unordered = (
+        skew_causes.explain_scores({"pctr": after, "pctcvr": after}, served, small, export)
+        for served in ({"pctr": before}, {"pctcvr": before}, {"pctr": before[::-1]})
+    )
 
-    note = "the calibration is pctr platt, pcvr platt, and none in the export"
-    assert code == 1
-    assert tree["notes"] == [note]
-    assert find(tree, "pctr")["first"]["cause"] == f"every feature is read as in training: {note}"
-
-
-def test_a_calibration_fitted_again_is_told_by_the_order_of_scores(
-    export, check, small_dir, tmp_path
-):
-    before = calibrated(small_dir, tmp_path / "before", slope=1.5)
-    after = calibrated(small_dir, tmp_path / "after", slope=1.7)
-
-    code, _, tree = check(export(trained_model.load_model(str(before))), model_dir=str(after))
-
-    assert code == 1
-    assert tree["notes"] == []
-    assert find(tree, "serving_default")["first"]["cause"].endswith(
+    assert fitted == (
         "the weights are the same and so is the order of scores: the calibration has probably been "
         "fitted again since the export"
     )
-    assert (
-        "so the graph differs, or the numbers of a calibration; it was exported with esmm_tf"
-        in (find(tree, "regress")["first"]["cause"])
+    assert differing == unordered
+    assert differing == (
+        "the weights are the same, so the graph differs, or the numbers of a calibration; it was "
+        "exported with esmm_tf 1.0"
     )
 
 
-def calibrated(model_dir, directory, *, slope):
-    shutil.copytree(model_dir, directory)
-    maps = {name: Platt(slope=slope, offset=-0.25) for name in ("pctr", "pcvr")}
-    weights = trained_model.load_model(str(model_dir)).weights
-    model_directory.save_calibration(Calibration(maps=maps, weights=weights), str(directory))
-    return directory
-
-
-def test_a_server_with_another_version_is_told_and_what_it_refuses(
-    exported, other_weights, check, start_server
+def test_a_server_is_told_with_its_version_what_it_refuses_and_what_is_no_number(
+    exported, check, start_server
 ):
-    address, _ = start_server(other_weights, 7)
+    address, _ = start_server(7, factor=np.nan)
 
     code, lines, tree = check(exported, server=address, model_name=MODEL_NAME)
 
@@ -363,7 +356,11 @@ def test_a_server_with_another_version_is_told_and_what_it_refuses(
     assert lines[-1].startswith("FAIL: of 14 comparisons, 7 find")
     assert tree["notes"] == [f"{address} answers with version 7; the export is version 1"]
     assert find(tree, "rank")["differing"] == 0
-    assert find(tree, "rank", scored_by=address)["differing"] == 20
+    found = find(tree, "rank", scored_by=address)
+    assert found["differing"] == 20
+    assert found["relative"] is None
+    assert found["largest"] == {"pctr": None, "pcvr": None, "pctcvr": None}
+    assert found["first"]["scores"]["pctr"][1] is None
     refused = find(tree, "regress", scored_by=address)
     assert refused["impressions"] == 0
     told = lines.index("no scores: Serving signature not found.")
@@ -371,49 +368,37 @@ def test_a_server_with_another_version_is_told_and_what_it_refuses(
     assert refused["refusal"] == "Serving signature not found."
 
 
-def test_scores_that_are_no_numbers_are_off_and_null_in_the_file(exported, check, start_server):
-    address, _ = start_server(exported, 1, factor=np.nan)
-
-    code, _, tree = check(exported, server=address, model_name=MODEL_NAME)
-
-    assert code == 1
-    assert find(tree, "rank")["differing"] == 0
-    found = find(tree, "rank", scored_by=address)
-    assert found["differing"] == 20
-    assert found["relative"] is None
-    assert found["largest"] == {"pctr": None, "pcvr": None, "pctcvr": None}
-    assert found["first"]["scores"]["pctr"][1] is None
-    assert tree["notes"] == []
+REQUEST = {"examples": np.array([b""], object)}
 
 
-def test_a_server_that_does_not_answer_is_a_mistake_of_the_user(
-    exported, small_dir, records, capsys
-):
+def test_a_server_that_does_not_answer_is_a_mistake_of_the_user():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        argv = ["command", f"--model_dir={small_dir}", f"--export_dir={exported}"]
-        argv += [f"--files={records}", f"--server={address}"]
+        message = (
+            rf"^There is no answer from --server={address}: UNAVAILABLE.*"
+            r"Check that it runs, and that the port is that of gRPC\.$"
+        )
 
-        with pytest.raises(SystemExit, match=r"^2$"):
-            flags.run(check_skew.main, SkewConfig, argv=argv)
+        with (
+            LiveServer(address, model_name=MODEL_NAME) as server,
+            pytest.raises(UserError, match=message),
+        ):
+            server.predict("pctr", REQUEST)
 
-    error = capsys.readouterr().err
-    assert f"error: There is no answer from --server={address}: UNAVAILABLE" in error
-    assert "Check that it runs, and that the port is that of gRPC." in error
 
-
-def test_a_model_that_the_server_does_not_know_is_a_mistake_of_the_user(
-    exported, check, start_server
-):
-    address, _ = start_server(exported, 1)
+def test_a_model_that_the_server_does_not_know_is_a_mistake_of_the_user(start_server):
+    address, _ = start_server(1)
     message = (
         f"The server {address} has no model 'other': Servable not found. Give its name with "
         "--model_name."
     )
 
-    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        check(exported, server=address, model_name="other")
+    with (
+        LiveServer(address, model_name="other") as server,
+        pytest.raises(UserError, match=f"^{re.escape(message)}$"),
+    ):
+        server.predict("pctr", REQUEST)
 
 
 def test_a_version_that_is_not_there_is_refused(exported):
@@ -441,15 +426,14 @@ def test_a_version_that_is_not_whole_is_refused(exported, tmp_path, name):
 
 
 @pytest.fixture
-def compare(small, records):
-    """Returns a function of an export's schema and of outputs that compares them with `small`."""
+def compare(small, card, records):
+    """Returns a function of an export's schema and of servers' outputs: compared with `small`."""
 
-    def run(schema, outputs):
-        card = {"weights": small.weights, "calibration": {}, "software": {"esmm_tf": "1.0"}}
+    def run(schema, **outputs):
         return skew.compare_scores(
             small,
             skew_causes.Export(schema=schema, widths={"tags": 4}, card=card),
-            {"a server": lambda _signature, _request: outputs},
+            {name: lambda _signature, _request, out=out: out for name, out in outputs.items()},
             find_source(str(records), split="test"),
             SkewConfig(model_dir="", export_dir="", files=str(records)),
         )
@@ -460,7 +444,7 @@ def compare(small, records):
 def test_tensors_of_another_dtype_than_the_records_are_not_sent(compare, small_schema):
     schema = with_feature(small_schema, "price", dtype="int64")
 
-    found = compare(schema, {"pctr": np.zeros(20, np.float32)})
+    found = compare(schema, server={"pctr": np.zeros(20, np.float32)})
 
     refused = {one.signature: one.refusal for one in found if one.refusal}
     assert refused == {
@@ -470,15 +454,15 @@ def test_tensors_of_another_dtype_than_the_records_are_not_sent(compare, small_s
     assert found[0].first.cause.startswith("the export does not take the impression: ")
 
 
-@pytest.mark.parametrize("outputs", [{"score": np.zeros(20)}, {"pctr": np.zeros(19)}])
-def test_outputs_that_are_not_one_probability_an_impression_are_no_scores(
-    compare, small_schema, outputs
-):
-    found = compare(small_schema, outputs)
+def test_outputs_that_are_not_one_probability_an_impression_are_no_scores(compare, small_schema):
+    found = compare(small_schema, misnamed={"score": np.zeros(20)}, short={"pctr": np.zeros(19)})
 
-    ((name, values),) = outputs.items()
-    assert {one.refusal for one in found} == {
-        f"Its outputs are {{'{name}': [{len(values)}]}} and not probabilities of 20 impressions."
+    assert {(one.scored_by, one.refusal) for one in found} == {
+        (
+            "misnamed",
+            "Its outputs are {'score': [20]} and not probabilities of 20 impressions.",
+        ),
+        ("short", "Its outputs are {'pctr': [19]} and not probabilities of 20 impressions."),
     }
     assert all(one.is_failed for one in found)
 
