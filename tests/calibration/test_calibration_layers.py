@@ -12,7 +12,7 @@ from esmm_tf.calibration.maps import Isotonic, Platt, Temperature
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data.source import find_source
 from esmm_tf.evaluation import prediction, scores
-from esmm_tf.serving import saved_model
+from esmm_tf.serving import requests, saved_model
 
 pytestmark = pytest.mark.slow
 
@@ -56,19 +56,31 @@ def test_no_rows_are_mapped_to_none():
     assert mapped.shape == [0]
 
 
-@pytest.mark.parametrize("name", MAPS)
-def test_a_model_gives_mapped_probabilities_and_their_product(name, trained, source, raw):
-    maps = {"pctr": MAPS[name], "pcvr": PCVR_MAP}
+@pytest.fixture(scope="module")
+def calibrated(trained):
+    """Returns a model with every correction."""
+    maps = {"pctr": MAPS["isotonic"], "pcvr": PCVR_MAP}
+    return build_calibrated(trained.model, maps, negative_keep_rate=0.1)
 
-    model = build_calibrated(trained.model, maps, negative_keep_rate=0.1)
 
-    batches = prediction.Prediction(model, trained.schema, source, InputConfig(shuffle_buffer=0))
-    found = {key: np.concatenate(parts) for key, parts in _by_column(batches).items()}
-    pctr = sigmoid(calibration.apply(MAPS[name], raw.ctr_logits + math.log(0.1)))
+@pytest.fixture(scope="module")
+def expected(raw):
+    """Returns the probabilities of `calibrated`, as NumPy makes them of raw logits."""
+    pctr = sigmoid(calibration.apply(MAPS["isotonic"], raw.ctr_logits + math.log(0.1)))
     pcvr = sigmoid(calibration.apply(PCVR_MAP, raw.cvr_logits))
-    np.testing.assert_allclose(found["pctr"], pctr, rtol=1e-4)
-    np.testing.assert_allclose(found["pcvr"], pcvr, rtol=1e-4)
-    np.testing.assert_allclose(found["pctcvr"], pctr * pcvr, rtol=1e-4)
+    return {"pctr": pctr, "pcvr": pcvr, "pctcvr": pctr * pcvr}
+
+
+def test_a_model_gives_mapped_probabilities_and_their_product(
+    calibrated, trained, source, expected
+):
+    config = InputConfig(shuffle_buffer=0)
+
+    batches = prediction.Prediction(calibrated, trained.schema, source, config)
+
+    found = {key: np.concatenate(parts) for key, parts in _by_column(batches).items()}
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4)
 
 
 def _by_column(batches):
@@ -94,31 +106,14 @@ def test_without_a_correction_the_model_is_the_trained_one(trained):
     assert build_calibrated(trained.model, {}) is trained.model
 
 
-@pytest.mark.parametrize("name", MAPS)
-def test_an_export_is_corrected_as_predictions_are(name, trained, tmp_path):
-    maps = {"pctr": MAPS[name], "pcvr": PCVR_MAP}
-    model = build_calibrated(trained.model, maps, negative_keep_rate=0.1)
-
-    path, raw_path = str(tmp_path / "corrected"), str(tmp_path / "raw")
+def test_an_export_is_corrected_as_predictions_are(calibrated, trained, source, expected, tmp_path):
     widths = {"interests": 2, "tags": 2, "visits": 2}
+    impressions = list(requests.read_impressions(source, trained.schema))
 
-    saved_model.save(model, trained.schema, path, widths=widths)
+    saved_model.save(calibrated, trained.schema, str(tmp_path), widths=widths)
 
-    saved_model.save(trained.model, trained.schema, raw_path, widths=widths)
-    example = tf.train.Example()
-    example.features.feature["item"].int64_list.value.append(7)
-    request = tf.constant([example.SerializeToString()])
-    served, plain = (
-        tf.saved_model.load(p).signatures["serving_default"](examples=request)
-        for p in (path, raw_path)
-    )
-    logits = {key: np.log(p) - np.log1p(-p) for key, p in _float64(plain).items()}
-    pctr = sigmoid(calibration.apply(MAPS[name], logits["pctr"] + math.log(0.1)))
-    pcvr = sigmoid(calibration.apply(PCVR_MAP, logits["pcvr"]))
-    np.testing.assert_allclose(served["pctr"], pctr, rtol=1e-4)
-    np.testing.assert_allclose(served["pcvr"], pcvr, rtol=1e-4)
-    np.testing.assert_allclose(served["pctcvr"], pctr * pcvr, rtol=1e-4)
-
-
-def _float64(outputs):
-    return {key: value.numpy().astype(np.float64) for key, value in outputs.items()}
+    signature = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    served = signature(examples=tf.constant([one.example for one in impressions]))
+    assert served.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(served[name], values, rtol=1e-4)
