@@ -59,20 +59,61 @@ def write_report(result, directory):
     return pathlib.Path(evaluation_page.write_report(Evaluation.from_json(result), str(directory)))
 
 
-@pytest.fixture
-def write(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def unpainted():
     """Returns a function that writes a report, whose figures are built and not painted."""
-    monkeypatch.setattr(evaluation_plots, "_png", lambda figure: b"\x89PNG\r\n\x1a\n")
 
-    def write_unpainted(result):
-        path = write_report(result, tmp_path / "new")
+    def write_unpainted(result, directory):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation_plots, "_png", lambda figure: b"\x89PNG\r\n\x1a\n")
+            path = write_report(result, directory)
         return Page(path.read_text(encoding="utf-8")), path.parent
 
     return write_unpainted
 
 
-def test_the_page_and_its_plots_lie_in_the_directory_and_nothing_else_does(write):
-    _, directory = write(build_result(slices={"301": ["1"]}))
+@pytest.fixture
+def write(tmp_path, unpainted):
+    """Returns a function that writes a report of its own, unpainted."""
+    return lambda result: unpainted(result, tmp_path / "new")
+
+
+@pytest.fixture(scope="module")
+def plain(unpainted, tmp_path_factory):
+    """Returns the page of an evaluation without truth, baseline and slices."""
+    page, _ = unpainted(build_result(), tmp_path_factory.mktemp("plain"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def sliced(unpainted, tmp_path_factory):
+    """Returns page and directory of an evaluation with a baseline, and a field of one value."""
+    result = build_result(slices={"301": ["1"]}, compared=True)
+    return unpainted(result, tmp_path_factory.mktemp("sliced"))
+
+
+@pytest.fixture(scope="module")
+def long(unpainted, tmp_path_factory):
+    """Returns the page of an evaluation with a field of forty values."""
+    result = build_result(slices={"121": [f"profile {i}" for i in range(40)]})
+    intervals = [[0.5, 0.9], [1.1, 1.2], [1.1, 1.2], None, *[[0.9, 1.1]] * 36]
+    for part, interval in zip(result["slices"]["121"].values(), intervals, strict=True):
+        part["tasks"]["ctr"]["intervals"]["calibration"] = interval
+    page, _ = unpainted(result, tmp_path_factory.mktemp("long"))
+    return page
+
+
+def keep_task(result, task):
+    """Leaves one task alone of an evaluation, and no histogram."""
+    result["tasks"] = {task: result["tasks"][task]}
+    result["histograms"] = {}
+    for field in result["slices"].values():
+        for part in field.values():
+            part["tasks"] = {task: part["tasks"][task]}
+
+
+def test_the_page_and_its_plots_lie_in_the_directory_and_nothing_else_does(sliced):
+    _, directory = sliced
 
     plots = [
         f"{kind}_{task}.png"
@@ -88,8 +129,8 @@ def test_the_page_and_its_plots_lie_in_the_directory_and_nothing_else_does(write
     assert sorted(os.listdir(directory)) == sorted([*plots, "index.html"])
 
 
-def test_the_page_needs_no_other_file_and_runs_no_script(write):
-    page, directory = write(build_result(slices={"301": ["1"]}))
+def test_the_page_needs_no_other_file_and_runs_no_script(sliced):
+    page, directory = sliced
 
     for image in page.attributes("img"):
         assert image["src"].startswith("data:image/png;base64,iVBOR")
@@ -101,8 +142,8 @@ def test_the_page_needs_no_other_file_and_runs_no_script(write):
     assert "https:" not in text
 
 
-def test_every_picture_has_words_and_every_header_a_scope(write):
-    page, _ = write(build_result(slices={"301": ["1"]}, compared=True))
+def test_every_picture_has_words_and_every_header_a_scope(sliced):
+    page, _ = sliced
 
     assert all(len(image["alt"]) > 20 for image in page.attributes("img"))
     assert {header["scope"] for header in page.attributes("th")} == {"col", "row", "rowgroup"}
@@ -111,7 +152,9 @@ def test_every_picture_has_words_and_every_header_a_scope(write):
 
 def test_equal_evaluations_give_equal_files(tmp_path):
     result = build_result(slices={"301": ["1", "2"]})
-    del result["tasks"]["ctcvr"], result["histograms"]["pctcvr"]
+    histogram = result["histograms"]["pctr"]
+    keep_task(result, "ctr")
+    result["histograms"]["pctr"] = histogram
 
     for name in ("first", "second"):
         write_report(result, tmp_path / name)
@@ -151,13 +194,12 @@ def test_metrics_stand_with_their_intervals_one_column_a_task(write):
     assert page.row("Impressions")[1:] == ["100,703", "10,221", "100,703"]
 
 
-def test_what_only_the_truth_can_tell_is_shown_where_it_is_there(write):
+def test_what_only_the_truth_can_tell_is_shown_where_it_is_there(write, plain):
     with_truth, _ = write(build_result(oracle=True))
-    without, _ = write(build_result())
 
     for name in ("Oracle AUC", "Way to oracle", "Oracle log loss", "Regret", "Bias"):
         assert len(with_truth.row(name)) == 5
-        assert name not in without.text
+        assert name not in plain.text
     assert "CVR, entire space" in with_truth.text
 
 
@@ -191,30 +233,19 @@ def test_a_comparison_marks_what_chance_does_not_explain(write):
     assert [row[4] for row in table if len(row) == 6][-2:] == ["—", "< 0.001"]
 
 
-def test_without_a_baseline_there_is_no_comparison(write):
-    page, _ = write(build_result())
-
-    assert "baseline" not in page.text.lower()
+def test_without_a_baseline_there_is_no_comparison(plain):
+    assert "baseline" not in plain.text.lower()
 
 
-def test_thirty_values_of_a_field_are_shown_and_the_others_are_said_to_be_elsewhere(write):
-    page, _ = write(build_result(slices={"121": [f"profile {i}" for i in range(40)]}))
-
-    assert "By 121: 40 values" in page.text
-    assert "Shown are the 30 with the most impressions; evaluation.json has all" in page.text
-    assert [row[0] for row in page.rows if row[1] == "profile 29"] == ["30"] * 3
-    assert "profile 30" not in page.text
+def test_thirty_values_of_a_field_are_shown_and_the_others_are_said_to_be_elsewhere(long):
+    assert "By 121: 40 values" in long.text
+    assert "Shown are the 30 with the most impressions; evaluation.json has all" in long.text
+    assert [row[0] for row in long.rows if row[1] == "profile 29"] == ["30"] * 3
+    assert "profile 30" not in long.text
 
 
-def test_intervals_of_calibration_that_leave_out_1_are_counted_over_all_values(write):
-    result = build_result(slices={"121": [f"profile {i}" for i in range(40)]})
-    intervals = [[0.5, 0.9], [1.1, 1.2], [1.1, 1.2], None, *[[0.9, 1.1]] * 36]
-    for part, interval in zip(result["slices"]["121"].values(), intervals, strict=True):
-        part["tasks"]["ctr"]["intervals"]["calibration"] = interval
-
-    page, _ = write(result)
-
-    assert "CTR 3 of 39 calibration intervals leave out 1." in page.text
+def test_intervals_of_calibration_that_leave_out_1_are_counted_over_all_values(long):
+    assert "CTR 3 of 39 calibration intervals leave out 1." in long.text
 
 
 def test_values_come_by_falling_number_of_impressions(write):
@@ -227,16 +258,14 @@ def test_values_come_by_falling_number_of_impressions(write):
     assert "By 301: 2 values" in page.text
 
 
-def test_a_field_with_one_value_is_shown(write):
-    page, _ = write(build_result(slices={"301": ["only"]}))
+def test_a_field_with_one_value_is_shown(sliced):
+    page, _ = sliced
 
     assert "By 301: 1 value " in page.text
 
 
-def test_without_slices_there_is_no_section_of_them(write):
-    page, _ = write(build_result())
-
-    assert "Slices" not in page.text
+def test_without_slices_there_is_no_section_of_them(plain):
+    assert "Slices" not in plain.text
 
 
 def test_text_from_outside_is_shown_and_never_run(tmp_path):
@@ -248,6 +277,7 @@ def test_text_from_outside_is_shown_and_never_run(tmp_path):
         used_in_training=[HOSTILE],
         data_hash=HOSTILE,
     )
+    keep_task(result, "ctr")
 
     path = write_report(result, tmp_path / "new")
 

@@ -44,6 +44,12 @@ def draw_reliability(**changes):
     return evaluation_plots.draw_reliability("ctr", build_task(**changes), build_histogram())
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """Returns the reliability plot of an unchanged evaluation."""
+    return draw_reliability()
+
+
 def reliability_bin(prediction, label, interval):
     return ReliabilityBin(
         mean_prediction=prediction,
@@ -61,20 +67,18 @@ def test_the_examples_of_the_docstrings_hold():
     assert doctest.testmod(evaluation_plots).failed == 0
 
 
-def test_a_plot_carries_neither_version_nor_date():
-    _, texts = pixels(draw_reliability())
+def test_a_plot_carries_neither_version_nor_date(drawn):
+    _, texts = pixels(drawn)
 
     assert "Software" not in texts
     assert not any("date" in name.lower() for name in texts)
 
 
-def test_a_plot_is_the_same_whatever_the_readers_settings_are():
-    before = draw_reliability()
-
+def test_a_plot_is_the_same_whatever_the_readers_settings_are(drawn):
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 5, "axes.facecolor": "red"}):
         after = draw_reliability()
 
-    assert after == before
+    assert after == drawn
 
 
 def test_settings_are_left_as_they_were():
@@ -127,16 +131,15 @@ def test_reliability_is_drawn_without_the_spread_of_the_predictions(histogram):
     assert holds(png, evaluation_plots.BLUE)
 
 
-def test_the_spread_below_clicked_cvr_is_that_of_clicked_impressions():
+def test_the_spread_below_clicked_cvr_is_that_of_clicked_impressions(drawn):
     task, histogram = build_task("cvr_clicked"), build_histogram("pcvr")
     others = dataclasses.replace(histogram, unclicked=[0] * 60)
 
     png = evaluation_plots.draw_reliability("cvr_clicked", task, histogram)
 
     assert png == evaluation_plots.draw_reliability("cvr_clicked", task, others)
-    assert evaluation_plots.draw_reliability("ctr", task, histogram) != (
-        evaluation_plots.draw_reliability("ctr", task, others)
-    )
+    others = dataclasses.replace(build_histogram(), unclicked=[0] * 60)
+    assert evaluation_plots.draw_reliability("ctr", build_task(), others) != drawn
 
 
 @pytest.mark.parametrize(
