@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import runpy
 import shlex
 import signal
 import socket
@@ -160,7 +161,12 @@ def test_the_example_of_a_client_scores_the_golden_request(server, export_dir, c
     address = getattr(server, client).removeprefix("http://")
     expected = json.loads((export_dir / str(VERSION) / golden.RESPONSE_FILE).read_bytes())
 
-    done = run_example(path, f"--export_dir={export_dir}", f"--server={address}")
+    done = subprocess.run(
+        [sys.executable, str(path), f"--export_dir={export_dir}", f"--server={address}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -171,8 +177,12 @@ def test_the_example_of_a_client_scores_the_golden_request(server, export_dir, c
     np.testing.assert_allclose(found[3], scores[0], rtol=0, atol=1e-6)
 
 
+# A process of its own closes its connections when it ends.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("client", ["rest", "grpc"])
-def test_the_example_of_a_client_scores_given_features(server, signatures, client):
+def test_the_example_of_a_client_scores_given_features(
+    server, signatures, monkeypatch, capsys, client
+):
     path = ROOT / "examples" / f"{client}_client.py"
     address = getattr(server, client).removeprefix("http://")
     features = [{"user": [3], "query": ["hats"], "age": [30.5], "item": [7], "price": [2.0]}]
@@ -183,22 +193,15 @@ def test_the_example_of_a_client_scores_given_features(server, signatures, clien
     example.features.feature["item"].int64_list.value.append(7)
     example.features.feature["price"].float_list.value.append(2.0)
 
-    done = run_example(path, f"--features={json.dumps(features)}", f"--server={address}")
+    argv = [str(path), f"--features={json.dumps(features)}", f"--server={address}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    runpy.run_path(str(path), run_name="__main__")
 
-    assert done.returncode == 0, done.stderr
+    lines = capsys.readouterr().out.splitlines()
     outputs = signatures["serving_default"](tf.constant([example.SerializeToString()]))
-    found = [[float(text) for text in line.split()[2::2]] for line in done.stdout.splitlines()]
+    found = [[float(text) for text in line.split()[2::2]] for line in lines]
     expected = [outputs[name].numpy()[0] for name in ("pctr", "pcvr", "pctcvr")]
     np.testing.assert_allclose(found, [expected] * 2, rtol=0, atol=1e-6)
-
-
-def run_example(path, *args):
-    return subprocess.run(
-        [sys.executable, str(path), *args],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def test_the_command_serves_until_it_is_interrupted(export_dir):
