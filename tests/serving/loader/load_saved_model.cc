@@ -1,5 +1,5 @@
-// Loads an export by TensorFlow's C API, which calls the function that TF Serving loads it with, and
-// asks what clients may ask.
+// Loads an export by TensorFlow's C API, which calls the function that TF Serving loads it with,
+// and asks what clients may ask.
 //
 //   load_saved_model EXPORT_DIR REQUESTS...
 //
@@ -21,7 +21,7 @@
 
 #include "tensorflow/c/c_api.h"
 
-using Tensors = std::map<std::string, TF_Tensor*>;    // none is freed: the program ends soon
+using Tensors = std::map<std::string, TF_Tensor*>;     // none is freed: the program ends soon
 using Endpoints = std::map<std::string, std::string>;  // from a signature's names to the graph's
 
 constexpr double kTolerance = 1e-6;
@@ -30,15 +30,15 @@ constexpr int kRounds = 5;
 
 // Fields of tensorflow_serving/apis/*.proto and of tensorflow/core/protobuf/meta_graph.proto, whose
 // generated code would take longer to compile than all else.
-constexpr int kPredictLog = 6;                         // of PredictionLog
-constexpr int kRequest = 1, kResponse = 2;             // of PredictLog
-constexpr int kModelSpec = 1, kInputs = 2;             // of PredictRequest
-constexpr int kOutputs = 1;                            // of PredictResponse
-constexpr int kSignatureName = 3;                      // of ModelSpec
-constexpr int kSignatureDef = 5;                       // of MetaGraphDef
+constexpr int kPredictLog = 6;                              // of PredictionLog
+constexpr int kRequest = 1, kResponse = 2;                  // of PredictLog
+constexpr int kModelSpec = 1, kInputs = 2;                  // of PredictRequest
+constexpr int kOutputs = 1;                                 // of PredictResponse
+constexpr int kSignatureName = 3;                           // of ModelSpec
+constexpr int kSignatureDef = 5;                            // of MetaGraphDef
 constexpr int kSignatureInputs = 1, kSignatureOutputs = 2;  // of SignatureDef
-constexpr int kTensorName = 1;                         // of TensorInfo
-constexpr int kKey = 1, kValue = 2;                    // of an entry of a map
+constexpr int kTensorName = 1;                              // of TensorInfo
+constexpr int kKey = 1, kValue = 2;                         // of an entry of a map
 
 struct Signature {
   Endpoints inputs, outputs;
@@ -85,8 +85,7 @@ std::vector<std::string> ReadFields(const std::string& message, uint64_t number)
       continue;
     }
     Check(wire_type == 1 || wire_type == 2 || wire_type == 5, "A message is damaged.");
-    const uint64_t size =
-        wire_type == 2 ? ReadVarint(message, &place) : (wire_type == 1 ? 8 : 4);
+    const uint64_t size = wire_type == 2 ? ReadVarint(message, &place) : (wire_type == 1 ? 8 : 4);
     Check(size <= message.size() - place, "A message is cut off.");
     if (tag >> 3 == number) found.push_back(message.substr(place, size));
     place += size;
@@ -251,8 +250,9 @@ TF_Tensor* TakeRows(const std::vector<TF_Tensor*>& parts, int64_t size) {
       first += TF_Dim(parts[part++], 0);
     }
     const bool is_padding = part == parts.size();
-    const char* from = static_cast<const char*>(TF_TensorData(is_padding ? parts.back() : parts[part]));
-    from += (is_padding ? 0 : row - first) * width * bytes;
+    const TF_Tensor* given = is_padding ? parts.back() : parts[part];
+    const int64_t place = is_padding ? 0 : row - first;
+    const char* from = static_cast<const char*>(TF_TensorData(given)) + place * width * bytes;
     char* to = static_cast<char*>(TF_TensorData(taken)) + row * width * bytes;
     if (dtype != TF_STRING) {
       std::memcpy(to, from, width * bytes);
