@@ -9,6 +9,7 @@ import esmm_tf.startup  # noqa: F401 - keeps TensorFlow's start off the screen
 # isort: split
 import argparse
 import base64
+import contextlib
 import http.client
 import json
 import pathlib
@@ -36,9 +37,9 @@ def read_golden(export_dir: str) -> list[bytes]:
 
 def predict(server: str, request: dict[str, Any]) -> Any:
     """Returns the outputs of a request."""
-    connection = http.client.HTTPConnection(server, timeout=10)
-    connection.request("POST", "/v1/models/esmm:predict", json.dumps(request))
-    response = json.load(connection.getresponse())
+    with contextlib.closing(http.client.HTTPConnection(server, timeout=10)) as connection:
+        connection.request("POST", "/v1/models/esmm:predict", json.dumps(request))
+        response = json.load(connection.getresponse())
     if "error" in response:
         raise SystemExit(response["error"])
     return response["outputs"]

@@ -177,8 +177,6 @@ def test_the_example_of_a_client_scores_the_golden_request(server, export_dir, c
     np.testing.assert_allclose(found[3], scores[0], rtol=0, atol=1e-6)
 
 
-# A process of its own closes its connections when it ends.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize("client", ["rest", "grpc"])
 def test_the_example_of_a_client_scores_given_features(
     server, signatures, monkeypatch, capsys, client
