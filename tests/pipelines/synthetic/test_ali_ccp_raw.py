@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import gzip
 import itertools
 import pathlib
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from esmm_pipelines.ali_ccp import fields
 from esmm_pipelines.synthetic import ali_ccp_raw, command, world
+from esmm_pipelines.synthetic import log as simulated_log
 from esmm_pipelines.synthetic import shop as exposure
 from esmm_tf.data import manifest
 from esmm_tf.errors import UserError
@@ -29,6 +31,7 @@ LINES = {
     "common_features": INDEX + b"," + FEATURES,
     "oracle": rb"[1-9]\d*,0\.\d+,0\.\d+",
 }
+GROUPS_AT_ONCE = 64  # in small logs, so that these have several chunks
 WEIGHTED = ("109_14", "110_14", "127_14", "150_14", "508", "509", "702", "853")
 
 
@@ -53,8 +56,8 @@ def build_config(output_dir, **changes):
     settings = {
         "output_dir": str(output_dir),
         "format": "ali_ccp_raw",
-        "num_impressions": 2_000,
-        "cardinality_scale": 0.02,
+        "num_impressions": 800,
+        "cardinality_scale": 0.002,
         "click_rate": 0.2,
         "conversion_rate": 0.3,
         "mean_group_size": 4.0,
@@ -65,13 +68,16 @@ def build_config(output_dir, **changes):
     return command.SyntheticConfig(**(settings | changes))
 
 
+to_float32 = functools.cache(np.float32)  # of a text; few weights are different
+
+
 def parse_features(text, offsets):
     """Returns the sorted (field, id, weight) triples of a feature list, ids as in records."""
     triples = []
     for token in text.split("\x01"):
         name, rest = token.split("\x02")
         number, value = rest.split("\x03")
-        triples.append((name, int(number) - offsets[name], np.float32(value)))
+        triples.append((name, int(number) - offsets[name], to_float32(value)))
     return tuple(sorted(triples))
 
 
@@ -157,7 +163,8 @@ def generate():
 
     def write(output_dir, **changes):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exposure, "_PILOT_GROUPS", 40)
+            patch.setattr(exposure, "_PILOT_GROUPS", 10)
+            patch.setattr(simulated_log, "_GROUPS_AT_ONCE", GROUPS_AT_ONCE)
             command.generate(build_config(output_dir, **changes))
         return output_dir
 
@@ -171,7 +178,7 @@ def offsets():
 
 @pytest.fixture(scope="module")
 def small_dir(generate, tmp_path_factory):
-    """Returns raw files of two chunks, 2,000 impressions in groups of 4 on average."""
+    """Returns raw files of several chunks, 800 impressions in groups of 4 on average."""
     return generate(tmp_path_factory.mktemp("small"))
 
 
@@ -181,7 +188,7 @@ def log_config(tmp_path_factory):
     return command.SyntheticConfig(
         output_dir=str(tmp_path_factory.mktemp("log")),
         format="ali_ccp_raw",
-        num_impressions=80_000,
+        num_impressions=40_000,
         cardinality_scale=0.02,
         conversion_rate=0.2,
         label_anomaly_rate=0.01,
@@ -190,7 +197,7 @@ def log_config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def log(log_config):
-    """Returns the rows of 80,000 impressions, by split and by sample id."""
+    """Returns the rows of 40,000 impressions, by split and by sample id."""
     command.generate(log_config)
     directory = pathlib.Path(log_config.output_dir)
     offsets = ali_ccp_raw.id_offsets(log_config.sizes())
@@ -212,17 +219,21 @@ def values(rows):
             triples[name].append((number, weight))
     sizes = {"context": len(contexts), "impression": len(rows)}
     return {
-        field.name: (*map(np.array, zip(*triples[field.name], strict=True)), sizes[field.side])
+        field.name: (
+            np.fromiter((number for number, _ in triples[field.name]), np.int64),
+            np.fromiter((weight for _, weight in triples[field.name]), np.float32),
+            sizes[field.side],
+        )
         for field in fields.FIELDS
     }
 
 
 @pytest.fixture(scope="module")
 def larger_world():
-    """Returns impression groups of a world five times as large as that of the log."""
-    config = command.SyntheticConfig(output_dir="unused", cardinality_scale=0.1)
+    """Returns impression groups of a world larger than that of the log."""
+    config = command.SyntheticConfig(output_dir="unused", cardinality_scale=0.05)
     shop = exposure.Shop(config.truth(), config.sizes(), seed=1)
-    return [shop.draw(np.random.default_rng(chunk), 256) for chunk in range(4)]
+    return [shop.draw(np.random.default_rng(chunk), 256) for chunk in range(2)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -265,7 +276,7 @@ def test_plain_ids_have_the_value_1_and_counts_their_logarithm_in_at_most_9_digi
 def test_samples_are_numbered_from_1_over_both_files(log):
     samples = sorted(sample for split in SPLITS for sample in log[split])
 
-    assert samples == list(range(1, 80_001))
+    assert samples == list(range(1, 40_001))
 
 
 def test_every_context_has_one_common_row_with_an_index_of_its_own(log_config, log):
@@ -304,8 +315,8 @@ def test_common_rows_have_an_order_of_their_own(small_dir):
 
     assert set(common) == set(in_order)
     assert common != in_order
-    # Each of the chunks of 256 groups is shuffled by itself.
-    assert set(common[:150]) <= set(in_order[:256])
+    # Each of the chunks is shuffled by itself.
+    assert set(common[:40]) <= set(in_order[:GROUPS_AT_ONCE])
 
 
 @pytest.mark.parametrize("field", fields.FIELDS, ids=lambda field: field.name)
@@ -389,7 +400,7 @@ def test_clicks_and_conversions_are_as_frequent_as_asked_for(rows):
 
 
 def test_as_many_conversions_as_asked_for_have_no_click(rows):
-    assert sum(row.conversion > row.click for row in rows) == 800
+    assert sum(row.conversion > row.click for row in rows) == 400
 
 
 def test_popularity_of_items_follows_zipf(values):
@@ -402,9 +413,9 @@ def test_popularity_of_items_follows_zipf(values):
 
 
 def test_splits_have_the_shares_asked_for(log):
-    # 1,380 groups of geometric size: a share of .2 has a standard error of about .015.
-    assert len(log["test"]) / 80_000 == pytest.approx(0.2, abs=0.05)
-    assert len(log["train"]) + len(log["test"]) == 80_000
+    # 690 groups of geometric size: a share of .2 has a standard error of about .02.
+    assert len(log["test"]) / 40_000 == pytest.approx(0.2, abs=0.05)
+    assert len(log["train"]) + len(log["test"]) == 40_000
 
 
 def test_raw_files_hold_the_log_that_records_of_the_same_seed_hold(
@@ -423,13 +434,13 @@ def test_raw_files_hold_the_log_that_records_of_the_same_seed_hold(
 
 
 def test_samples_are_in_the_order_of_the_records(generate, tmp_path, offsets):
-    whole = {"num_impressions": 1_000, "validation_share": 0.0, "test_share": 0.0}
+    whole = {"validation_share": 0.0, "test_share": 0.0}
     raw_dir = generate(tmp_path / "raw", **whole)
     records_dir = generate(tmp_path / "records", format="tfrecord", **whole)
 
     raw = read_raw(raw_dir, "train", offsets)
 
-    in_order = [dataclasses.replace(raw[sample], index="") for sample in range(1, 1_001)]
+    in_order = [dataclasses.replace(raw[sample], index="") for sample in range(1, 801)]
     assert in_order == read_records(records_dir, ["train"])
     assert not list(raw_dir.glob("*_test*"))
 
@@ -450,7 +461,7 @@ def test_anomalies_change_conversions_of_unclicked_rows_and_nothing_else(
                 assert old.replace(",0,0,", ",0,1,", 1) == new
                 changed += 1
 
-    assert changed == 100
+    assert changed == 40
 
 
 def test_no_more_rows_are_anomalies_than_have_no_click(generate, tmp_path):
@@ -512,9 +523,9 @@ def test_wrong_settings_leave_finished_files_as_they_are(generate, small_dir):
 
 
 def test_replaced_files_leave_none_of_the_old_ones(generate, tmp_path):
-    generate(tmp_path, num_impressions=500)
+    generate(tmp_path, num_impressions=50)
 
-    generate(tmp_path, num_impressions=500, test_share=0.0, overwrite=True)
+    generate(tmp_path, num_impressions=50, test_share=0.0, overwrite=True)
 
     assert {path.name for path in tmp_path.iterdir()} == {f"{kind}_train.csv" for kind in KINDS}
 
@@ -539,7 +550,7 @@ def test_an_interrupted_run_leaves_no_file_with_a_final_name(generate, tmp_path,
 
 
 def test_the_command_says_what_it_wrote(generate, tmp_path, capsys):
-    generate(tmp_path, num_impressions=1_000)
+    generate(tmp_path, num_impressions=1_000, mean_group_size=50.0)
 
     assert capsys.readouterr().out == f"wrote 1,000 impressions to {tmp_path}\n"
 
