@@ -29,7 +29,7 @@ def commands_of_the_readme():
 @pytest.mark.slow
 def test_two_commands_lead_from_raw_files_to_the_table(tmp_path, monkeypatch):
     convert, comparison = commands_of_the_readme()
-    monkeypatch.setattr(shop, "_PILOT_GROUPS", 40)
+    monkeypatch.setattr(shop, "_PILOT_GROUPS", 10)
     synthetic.generate(
         log.SyntheticConfig(
             output_dir=str(tmp_path / "raw"),

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from esmm_pipelines.ali_ccp import fields
 from esmm_pipelines.synthetic import command, shop, world
+from esmm_pipelines.synthetic import log as simulated_log
 from esmm_tf.config.training import InputConfig
 from esmm_tf.data import input_fn, manifest, parsing
 from esmm_tf.data.source import check_schema, find_source
@@ -23,7 +24,7 @@ def build_config(output_dir, **changes):
     settings = {
         "output_dir": str(output_dir),
         "num_impressions": 2_000,
-        "cardinality_scale": 0.02,
+        "cardinality_scale": 0.002,
         "click_rate": 0.2,
         "conversion_rate": 0.3,
         "mean_group_size": 20.0,
@@ -75,9 +76,10 @@ def deviations_by_decile(truth, labels):
 
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory):
-    """Returns a log of 60,000 impressions with a calibration as in production."""
+    """Returns a log of 30,000 impressions with a calibration as in production."""
     directory = tmp_path_factory.mktemp("log")
-    command.generate(build_config(directory, num_impressions=60_000, num_shards=2))
+    changes = {"num_impressions": 30_000, "cardinality_scale": 0.02, "num_shards": 2}
+    command.generate(build_config(directory, **changes))
     return directory
 
 
@@ -92,7 +94,8 @@ def generate():
 
     def write(output_dir, **changes):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shop, "_PILOT_GROUPS", 40)
+            patch.setattr(shop, "_PILOT_GROUPS", 10)
+            patch.setattr(simulated_log, "_GROUPS_AT_ONCE", 64)
             command.generate(build_config(output_dir, **changes))
         return output_dir
 
@@ -107,11 +110,11 @@ def small_dir(generate, tmp_path_factory):
 def test_the_log_has_exactly_the_impressions_asked_for(log_dir, log):
     found = manifest.load_manifest(str(log_dir))
 
-    assert sum(found.impressions(split) for split in SPLITS) == 60_000
-    assert len(column(log, "click")) == 60_000
+    assert sum(found.impressions(split) for split in SPLITS) == 30_000
+    assert len(column(log, "click")) == 30_000
     assert found.rejected == {}
     assert found.source["command"] == "esmm_pipelines.synthetic"
-    assert found.source["num_impressions"] == 60_000
+    assert found.source["num_impressions"] == 30_000
 
 
 def test_the_command_says_what_it_wrote(generate, tmp_path, capsys):
@@ -214,9 +217,9 @@ def test_no_group_exceeds_the_default_size(log):
 def test_splits_have_the_shares_asked_for(log_dir):
     found = manifest.load_manifest(str(log_dir))
 
-    # 3,000 groups of geometric size: a share of .2 has a standard error of about .01.
-    assert found.impressions("validation") / 60_000 == pytest.approx(0.1, abs=0.03)
-    assert found.impressions("test") / 60_000 == pytest.approx(0.2, abs=0.04)
+    # 1,500 groups of geometric size: a share of .2 has a standard error of about .015.
+    assert found.impressions("validation") / 30_000 == pytest.approx(0.1, abs=0.03)
+    assert found.impressions("test") / 30_000 == pytest.approx(0.2, abs=0.04)
 
 
 def test_a_split_without_a_share_is_not_written(generate, tmp_path):
@@ -344,10 +347,10 @@ def test_another_seed_writes_another_log(generate, small_dir, tmp_path):
 
 def test_a_longer_log_of_the_same_world_begins_with_the_shorter_one(generate, tmp_path):
     # So chunks are drawn independently, and what is held at once does not grow with the log.
-    # A chunk is 256 groups, here of 2 impressions on average.
+    # A chunk is 64 groups, here of 2 impressions on average.
     settings = {"mean_group_size": 2.0, "max_group_size": 1}
-    short = read_files(generate(tmp_path / "short", num_impressions=700, **settings))
-    long = read_files(generate(tmp_path / "long", num_impressions=1_500, **settings))
+    short = read_files(generate(tmp_path / "short", num_impressions=200, **settings))
+    long = read_files(generate(tmp_path / "long", num_impressions=400, **settings))
 
     assert len(short) == 3
     for name, content in short.items():
