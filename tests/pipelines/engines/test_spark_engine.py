@@ -1,8 +1,8 @@
 """Spark as a cluster of several processes: the same results as DuckDB, retries, lost workers."""
 
 import collections
+import concurrent.futures
 import dataclasses
-import functools
 import hashlib
 import os
 import pathlib
@@ -58,11 +58,7 @@ SCHEMA = schema_lib.Schema(
     ),
 )
 ROW = pa.schema([("user", pa.int64()), ("order", pa.string()), ("split", pa.string())])
-CLUSTER = EngineConfig(
-    engine="spark",
-    master="local-cluster[2,1,1024]",
-    spark_conf=("spark.sql.shuffle.partitions=3",),
-)
+SETTINGS = ("spark.sql.shuffle.partitions=3", "spark.executor.memory=512m")
 SPECULATION = (
     "spark.speculation=true",
     "spark.speculation.interval=100ms",
@@ -81,10 +77,79 @@ class Piece:
 PIECES = [Piece(0, 10), Piece(10, 11), Piece(11, NUM_USERS)]
 
 
+class Cluster:
+    """A master and two workers on this machine, their logs in a directory.
+
+    Spark makes a speculative attempt on another host only, so the workers' hosts have two names.
+    """
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._processes = []
+        self.master = self._start("Master", r"Starting Spark master at (spark://\S+)")
+        self._workers = {}
+
+    def start_workers(self):
+        """Starts the workers that do not run, because they are new or were killed."""
+        for host in ("127.0.0.1", "localhost"):
+            if host not in self._workers or self._workers[host].poll() is not None:
+                settings = ("--cores", "1", "--memory", "1g", "--work-dir", self._directory / host)
+                ready = "Successfully registered with master"
+                self._start("Worker", ready, *settings, self.master, host=host)
+                self._workers[host] = self._processes[-1]
+
+    def _start(self, kind, ready, *arguments, host="127.0.0.1"):
+        """Starts a process and returns what its log tells when it is ready."""
+        program = pathlib.Path(pyspark.__file__).parent / "bin" / "spark-class"
+        name = f"org.apache.spark.deploy.{kind.lower()}.{kind}"
+        where = ("--host", host, "--port", "0", "--webui-port", "0")
+        log = self._directory / f"{len(self._processes)}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [program, name, *where, *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return wait_for(lambda: re.search(ready, log.read_text(encoding="utf-8"))).group(
+            1 if "(" in ready else 0
+        )
+
+    def worker_of(self, pid):
+        """Returns the worker that started a process, or its parents."""
+        workers = {worker.pid: worker for worker in self._workers.values()}
+        while pid not in workers:
+            status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+            pid = int(re.search(r"PPid:\s+(\d+)", status)[1])
+        return workers[pid]
+
+    def stop(self):
+        for process in self._processes:
+            kill_with_executors(process)
+
+
+def kill_with_executors(process):
+    """Kills a process and what it started, without notice."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.fixture(scope="module")
-def spark():
-    """Returns the engine on a cluster of two executors, each a process of its own."""
-    with open_engine(CLUSTER) as engine:
+def cluster(tmp_path_factory):
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def spark(cluster, request):
+    """Returns the engine on the cluster, with the settings of a test that has its own."""
+    cluster.start_workers()
+    settings = (*SETTINGS, *getattr(request, "param", ()))
+    config = EngineConfig(engine="spark", master=cluster.master, spark_conf=settings)
+    with open_engine(config) as engine:
         yield engine
 
 
@@ -461,124 +526,42 @@ def test_a_failure_of_spark_is_told_to_the_user(spark):
         list(spark.stream(broken))
 
 
-# A standalone cluster: a master and two workers, each a process of its own.
+def write_and_wait_once(spark, directory):
+    """Writes the groups; the first attempt at one task waits amid them for another attempt."""
 
+    def to_groups_that_wait_once(batches):
+        for place, group in enumerate(to_groups(batches)):
+            if place == 3 and pyspark.TaskContext.get().partitionId() == 0:
+                if begin_attempt(directory / "first"):
+                    wait_for((directory / "second").exists)
+                else:
+                    (directory / "second").touch()
+            yield group
 
-class Cluster:
-    """A master and two workers on this machine, their logs in a directory.
-
-    Spark makes a speculative attempt on another host only, so the workers' hosts have two names.
-    """
-
-    def __init__(self, directory):
-        self._directory = directory
-        self._processes = []
-        self.master = self._start("Master", r"Starting Spark master at (spark://\S+)")
-        self.workers = []
-        for place in range(2):
-            settings = ("--cores", "1", "--memory", "1g", "--work-dir", f"{directory}/{place}")
-            self._start(
-                "Worker",
-                "Successfully registered with master",
-                *settings,
-                self.master,
-                host=("127.0.0.1", "localhost")[place],
-            )
-            self.workers.append(self._processes[-1])
-
-    def _start(self, kind, ready, *arguments, host="127.0.0.1"):
-        """Starts a process and returns what its log tells when it is ready."""
-        program = pathlib.Path(pyspark.__file__).parent / "bin" / "spark-class"
-        name = f"org.apache.spark.deploy.{kind.lower()}.{kind}"
-        where = ("--host", host, "--port", "0", "--webui-port", "0")
-        log = self._directory / f"{len(self._processes)}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                [program, name, *where, *arguments],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._processes.append(process)
-        return wait_for(lambda: re.search(ready, log.read_text(encoding="utf-8"))).group(
-            1 if "(" in ready else 0
-        )
-
-    def worker_of(self, pid):
-        """Returns the worker that started a process, or its parents."""
-        workers = {worker.pid: worker for worker in self.workers}
-        while pid not in workers:
-            status = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-            pid = int(re.search(r"PPid:\s+(\d+)", status)[1])
-        return workers[pid]
-
-    def stop(self):
-        for process in self._processes:
-            kill_with_executors(process)
-
-
-def kill_with_executors(process):
-    """Kills a process and what it started, without notice."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-@pytest.fixture
-def cluster(tmp_path):
-    directory = tmp_path / "cluster"
-    directory.mkdir()
-    cluster = Cluster(directory)
-    yield cluster
-    cluster.stop()
-
-
-def to_groups_that_wait_once(batches, *, directory):
-    """Yields groups; the first attempt at one task waits amid them for another attempt at it."""
-    for place, group in enumerate(to_groups(batches)):
-        if place == 3 and pyspark.TaskContext.get().partitionId() == 0:
-            if begin_attempt(directory / "first"):
-                wait_for((directory / "second").exists)
-            else:
-                (directory / "second").touch()
-        yield group
-
-
-def run_job(master, directory, *settings):
-    """Writes a data set on a cluster."""
-    waiting = functools.partial(to_groups_that_wait_once, directory=pathlib.Path(directory))
-    settings = ("spark.executor.memory=512m", *settings)
-    with open_engine(EngineConfig(engine="spark", master=master, spark_conf=settings)) as engine:
-        write(engine, pathlib.Path(directory, "data"), waiting)
-
-
-def start_job(cluster, directory, *settings):
-    """Starts the command that writes a data set on a cluster into `data` of a directory."""
-    code = "import sys, test_spark_engine; test_spark_engine.run_job(*sys.argv[1:])"
-    arguments = [sys.executable, "-c", code, cluster.master, str(directory), *settings]
-    return subprocess.Popen(arguments, cwd=pathlib.Path(__file__).parent)
+    write(spark, directory / "data", to_groups_that_wait_once)
 
 
 @pytest.mark.spark
-def test_a_job_completes_although_a_worker_is_killed_in_the_midst_of_it(cluster, tmp_path):
+def test_a_job_completes_although_a_worker_is_killed_in_the_midst_of_it(spark, cluster, tmp_path):
     first = tmp_path / "first"
-    with start_job(cluster, tmp_path) as job:
-        wait_for(lambda: job.poll() is not None or (first.exists() and first.read_text()))
-        assert job.poll() is None
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        job = pool.submit(write_and_wait_once, spark, tmp_path)
+        wait_for(lambda: job.done() or (first.exists() and first.read_text()))
+        assert not job.done()
         assert list((tmp_path / "data").glob("*.tmp"))
 
         kill_with_executors(cluster.worker_of(int(first.read_text())))
 
-        assert job.wait(SECONDS) == 0
+        job.result(SECONDS)
     assert (tmp_path / "second").exists()
     assert read_records(tmp_path / "data") == expected_records()
     assert not list((tmp_path / "data").glob("*.tmp"))
 
 
 @pytest.mark.spark
-def test_a_speculative_attempt_writes_no_group_a_second_time(cluster, tmp_path):
-    with start_job(cluster, tmp_path, *SPECULATION) as job:
-        assert job.wait(SECONDS) == 0
+@pytest.mark.parametrize("spark", [SPECULATION], indirect=True, ids=["speculation"])
+def test_a_speculative_attempt_writes_no_group_a_second_time(spark, tmp_path):
+    write_and_wait_once(spark, tmp_path)
 
     assert (tmp_path / "second").exists()
     assert read_records(tmp_path / "data") == expected_records()
@@ -664,11 +647,10 @@ def test_a_missing_directory_for_temporary_files_is_named(tmp_path):
 @pytest.mark.spark
 def test_spark_says_itself_what_is_wrong_with_a_setting(tmp_path):
     code = (
-        "import esmm_tf.startup\n"
         "from esmm_pipelines.engines.config import EngineConfig\n"
-        "from esmm_pipelines.engines.engine import open_engine\n"
+        "from esmm_pipelines.engines.spark_session import open_session\n"
         "config = EngineConfig(engine='spark', master='nonsense')\n"
-        "try:\n    open_engine(config)\n"
+        "try:\n    open_session(config)\n"
         "except ValueError as error:\n    print(error)"
     )
 
