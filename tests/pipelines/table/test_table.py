@@ -133,15 +133,12 @@ def convert(tmp_path):
 def read_groups(directory, split="train"):
     """Returns the groups of a split, each a mapping from record key to list."""
     found = manifest.load_manifest(str(directory))
-    return [
-        decode(serialized)
-        for shard in found.splits.get(split, ())
-        for serialized in tf.data.TFRecordDataset(str(directory / shard.file))
-    ]
+    files = [str(directory / shard.file) for shard in found.splits.get(split, ())]
+    return [decode(serialized) for serialized in tf.data.TFRecordDataset(files).as_numpy_iterator()]
 
 
 def decode(serialized):
-    features = tf.train.Example.FromString(serialized.numpy()).features.feature
+    features = tf.train.Example.FromString(serialized).features.feature
     return {k: list(getattr(v, v.WhichOneof("kind")).value) for k, v in features.items()}
 
 
@@ -465,7 +462,7 @@ def test_a_column_names_the_split_and_no_record_spans_two(convert):
 
 
 def test_groups_are_divided_by_chance_whole_and_alike_for_a_seed(convert, tmp_path):
-    rows = flat_rows(2000, group=lambda place: place // 2)
+    rows = flat_rows(600, group=lambda place: place // 2)
     split = SplitConfig(validation_share=0.1, test_share=0.2)
     found = {}
     for name, seed in (("first", 1), ("again", 1), ("other", 2)):
@@ -476,10 +473,10 @@ def test_groups_are_divided_by_chance_whole_and_alike_for_a_seed(convert, tmp_pa
         }
 
     for parts in found.values():
-        assert sum(map(len, parts.values())) == 2000
+        assert sum(map(len, parts.values())) == 600
         assert all(sample ^ 1 in part for part in parts.values() for sample in part)
-        assert len(parts["test"]) == pytest.approx(400, abs=100)
-        assert len(parts["validation"]) == pytest.approx(200, abs=75)
+        assert len(parts["test"]) == pytest.approx(120, abs=56)
+        assert len(parts["validation"]) == pytest.approx(60, abs=42)
     assert found["first"] == found["again"]
     assert found["first"]["test"] != found["other"]["test"]
     contents = [
@@ -523,7 +520,7 @@ def is_binomial(count, number, rate):
 def test_clicked_rows_are_kept_and_of_the_others_a_share_but_all_of_the_test(
     convert, tmp_path, capsys
 ):
-    rows = [*sampled_rows(8_000), GOOD | {"clicked": 2}]
+    rows = [*sampled_rows(2_400), GOOD | {"clicked": 2}]
     settings = {"split": SplitConfig(validation_share=0.25, test_share=0.25)}
     whole = convert(rows, output_dir=str(tmp_path / "whole"), **settings)
     capsys.readouterr()
@@ -554,7 +551,7 @@ def test_both_engines_keep_the_same_rows(convert, tmp_path):
         "negative_keep_rate": 0.3,
         "split": SplitConfig(validation_share=0.25, test_share=0.25),
     }
-    rows = sampled_rows(2_000)
+    rows = sampled_rows(800)
     found = [
         convert(rows, engine=engine, output_dir=str(tmp_path / engine), **settings)
         for engine in ("duckdb", "spark")
@@ -574,7 +571,7 @@ def test_both_engines_keep_the_same_rows(convert, tmp_path):
 
 
 def test_a_seed_keeps_the_same_rows_each_time_and_another_one_others(convert, tmp_path):
-    rows = [row | {"oracle_pctr": place / 1_000} for place, row in enumerate(sampled_rows(1_000))]
+    rows = [row | {"oracle_pctr": place / 400} for place, row in enumerate(sampled_rows(400))]
     contents, kept = {}, {}
     for name, seed in (("first", 1), ("again", 1), ("other", 2)):
         out = str(tmp_path / name)
@@ -589,15 +586,15 @@ def test_a_seed_keeps_the_same_rows_each_time_and_another_one_others(convert, tm
 
 @pytest.mark.parametrize("group_by", ["", "request"])
 def test_equal_rows_are_not_kept_or_left_out_together(convert, group_by):
-    rows = [{"item": place % 2, "click": 0, "conversion": 0, "request": 1} for place in range(4000)]
+    rows = [{"item": place % 2, "click": 0, "conversion": 0, "request": 1} for place in range(1000)]
 
     directory = convert(
         rows, dataclasses.replace(FLAT, keys=()), group_by=group_by, negative_keep_rate=0.25
     )
 
     items = collections.Counter(item for group in read_groups(directory) for item in group["item"])
-    assert is_binomial(items[0], 2_000, 0.25)
-    assert is_binomial(items[1], 2_000, 0.25)
+    assert is_binomial(items[0], 500, 0.25)
+    assert is_binomial(items[1], 500, 0.25)
 
 
 def test_groups_are_cut_after_rows_are_left_out_and_empty_ones_are_not_written(convert):
