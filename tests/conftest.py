@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import pathlib
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,14 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets the files with slow tests begin, so that no worker is left with one at the end."""
+    """Lets the files with slow tests begin, and skips tests of Spark where Java is missing.
+
+    Otherwise a worker would be left with a slow file at the end.
+    """
+    if not shutil.which("java"):
+        for item in items:
+            if item.get_closest_marker("spark"):
+                item.add_marker(pytest.mark.skip(reason="Spark needs Java 17"))
     slow = {
         item.path for item in items if {"slow", "spark"} & {m.name for m in item.iter_markers()}
     }

@@ -2,13 +2,11 @@
 
 import collections
 import dataclasses
-import importlib.util
 import itertools
 import json
 import os
 import pathlib
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -50,16 +48,7 @@ from esmm_tf.training import model_directory, trained_model
 
 pytestmark = pytest.mark.slow
 
-HAS_SPARK = shutil.which("java") and all(
-    importlib.util.find_spec(name) for name in ("pyspark", "esmm_pipelines.engines.spark_engine")
-)
-SPARK = pytest.param(
-    "spark",
-    marks=[
-        pytest.mark.spark,
-        pytest.mark.skipif(not HAS_SPARK, reason="the Spark engine, PySpark or Java is missing"),
-    ],
-)
+SPARK = pytest.param("spark", marks=pytest.mark.spark)
 SIMULATED = {
     "num_impressions": 3_000,
     "cardinality_scale": 0.01,

@@ -15,6 +15,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyspark.sql
 import pytest
 import tensorflow as tf
 
@@ -106,6 +107,17 @@ FAULTS = [
 def write_parquet(path, rows):
     pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_spark_session():
+    """Lets the tests of this file share a session: to start one takes longer than most of them."""
+    sessions = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyspark.sql.SparkSession, "stop", lambda session: sessions.append(session))
+        yield
+    for session in sessions[:1]:
+        session.stop()
 
 
 @pytest.fixture
