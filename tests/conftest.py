@@ -186,16 +186,16 @@ def build_group() -> BuildGroup:
     return build
 
 
-@pytest.fixture
-def data_set(
-    tmp_path: pathlib.Path, schema: schema_lib.Schema, build_group: BuildGroup
+@pytest.fixture(scope="session")
+def finished_data_set(
+    tmp_path_factory: pytest.TempPathFactory, schema: schema_lib.Schema, build_group: BuildGroup
 ) -> pathlib.Path:
-    """Returns the directory of a data set.
+    """Returns the directory of a data set, for reading only.
 
     Its split `train` is samples 0 to 38, in 12 groups of 1, 2, 3, 7, 1, 2, 3, 7, ... impressions
     on 3 shards, and its split `test` samples 1000 to 1003, one group on the first of 3.
     """
-    directory = tmp_path / "data"
+    directory = tmp_path_factory.mktemp("finished") / "data"
     first = 0
     with DataSetWriter(str(directory), schema, num_shards=3) as writer:
         for size in (1, 2, 3, 7) * 3:
@@ -203,6 +203,12 @@ def data_set(
             first += size
         writer.write("test", build_group(1000, 4))
     return directory
+
+
+@pytest.fixture
+def data_set(finished_data_set: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Returns a copy of `finished_data_set` that a test may change."""
+    return pathlib.Path(shutil.copytree(finished_data_set, tmp_path / "data"))
 
 
 @pytest.fixture(scope="session")

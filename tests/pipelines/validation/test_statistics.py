@@ -27,13 +27,13 @@ def by_name(described):
     return {feature.name: feature for feature in described.features}
 
 
-@pytest.fixture
-def described(data_set, schema):
-    """Returns the statistics of samples 0 to 38 in 12 groups; see `conftest.data_set`."""
-    return collect(data_set, schema)
+@pytest.fixture(scope="module")
+def described(finished_data_set, schema):
+    """Returns the statistics of samples 0 to 38 in 12 groups; see the root's conftest."""
+    return collect(finished_data_set, schema)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def features(described):
     return by_name(described)
 
