@@ -77,14 +77,13 @@ def test_an_import_that_fails_shows_everything(tmp_path):
 @pytest.mark.slow
 def test_a_fresh_command_shows_a_mistyped_flag_and_nothing_else_and_loads_no_keras_3():
     code = """
-import os, runpy, sys
+import os, sys
+from esmm_tf import train
+print("tensorflow" in sys.modules, "keras" in sys.modules)
+print(os.environ.get("TF_USE_LEGACY_KERAS"))
+print(sys.modules["tensorflow"].keras.Model.__module__.split(".")[0])
 sys.argv = ["train", "--model_dri=x"]
-try:
-    runpy.run_module("esmm_tf.train", run_name="__main__")
-finally:
-    print("tensorflow" in sys.modules, "keras" in sys.modules)
-    print(os.environ.get("TF_USE_LEGACY_KERAS"))
-    print(sys.modules["tensorflow"].keras.Model.__module__.split(".")[0])
+train.run()
 """
 
     done = run_python(code)
