@@ -13,6 +13,8 @@ import esmm_tf
 from esmm_tf.model.model import EntireSpaceModel
 from esmm_tf.training import model_directory
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "embedding_dim": 2,
     "hidden_units": [4],

@@ -20,6 +20,8 @@ from esmm_tf.data import manifest
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = str(pathlib.Path(__file__).parents[3] / "tfrecords_schema" / "ali_ccp.toml")
 SPLITS = ("train", "test")
 KINDS = ("sample_skeleton", "common_features", "oracle")

@@ -17,6 +17,8 @@ from esmm_tf.data.source import check_schema, find_source
 from esmm_tf.errors import UserError
 from esmm_tf.schema import toml_file
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("train", "validation", "test")
 
 
