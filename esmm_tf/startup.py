@@ -5,7 +5,7 @@ import and at its first look at devices, whatever TF_CPP_MIN_LOG_LEVEL says. The
 message that a user needs, such as that of a mistyped flag. If the import fails, they are shown.
 
 It also imports all of Keras 3, and with it SciPy, pandas and matplotlib where they are installed,
-unless TF_USE_LEGACY_KERAS says that Keras 2 is used, as it is here: a third of the time of a start.
+unless TF_USE_LEGACY_KERAS says that Keras 2 is used, as it is here: 1.7 of 5.9 CPU seconds.
 """
 
 import contextlib

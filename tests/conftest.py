@@ -39,9 +39,9 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets the files with slow tests begin, and skips tests of Spark where Java is missing.
+    """Skips tests of Spark where Java is missing, and lets the files with slow tests begin.
 
-    Otherwise a worker would be left with a slow file at the end.
+    Were they not the first, a worker would be left with one at the end.
     """
     if not shutil.which("java"):
         for item in items:
